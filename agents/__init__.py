@@ -1,0 +1,1 @@
+"""Where streams and profiles meet: the application, its services and its commands."""

@@ -1,0 +1,5 @@
+"""`foldstream`: the command line."""
+
+
+def main() -> None:
+    """Run the command line."""

@@ -1,0 +1,104 @@
+"""Interactions: what the fold is given, as columns; kinds of interaction are data.
+
+Made by `agents.translate` from events; knows no JSON, no topic and no user id, only rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_KINDS = 32
+"""Codes are 0 to 31: a profile counts each kind in a slot of its own."""
+
+NO_ITEM = -1
+"""`Interactions.item_row` of an interaction without an item (a search)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of interaction.
+
+    code: the number in records, never given to another kind. weight: of one interaction, in
+    (0, 1]. positive: it moves vectors and enters the history; otherwise it is counted only.
+    """
+
+    name: str
+    code: int
+    weight: float = 1.0
+    positive: bool = True
+
+
+BUILTIN_KINDS: tuple[Kind, ...] = (
+    Kind("click", 0),
+    Kind("cart", 1),
+    Kind("purchase", 2),
+    Kind("review", 3),  # of 3 stars or more; a lower one is translated to `bad_review`
+    Kind("return", 4, positive=False),
+    Kind("bad_review", 5, positive=False),
+    Kind("search", 6, positive=False),
+)
+FIRST_OWN_CODE = 16
+"""A shop's own kinds are numbered from here, in the order of the configuration."""
+
+
+class Kinds:
+    """The kinds of one shop, by name and by code.
+
+    >>> kinds = Kinds([Kind("favourite", FIRST_OWN_CODE, weight=0.5)])
+    >>> kinds["favourite"].weight, kinds.name(2)
+    (0.5, 'purchase')
+    """
+
+    def __init__(self, extra: Iterable[Kind] = ()) -> None:
+        """Raises ValueError for a name or code given twice, or a code out of range."""
+        self.by_name: dict[str, Kind] = {}
+        self._names: list[str | None] = [None] * MAX_KINDS
+        for kind in (*BUILTIN_KINDS, *extra):
+            if kind.name in self.by_name or not 0 <= kind.code < MAX_KINDS:
+                raise ValueError(f"kind {kind.name!r}: the name is taken or code {kind.code} is")
+            if self._names[kind.code] is not None:
+                raise ValueError(f"kind {kind.name!r}: code {kind.code} is taken")
+            if not 0 < kind.weight <= 1:
+                raise ValueError(f"kind {kind.name!r}: weight {kind.weight} is not in (0, 1]")
+            self.by_name[kind.name] = kind
+            self._names[kind.code] = kind.name
+
+    def __getitem__(self, name: str) -> Kind:
+        return self.by_name[name]
+
+    def name(self, code: int) -> str:
+        """The name of a code; ``kind-<code>`` for one that this configuration does not have."""
+        return self._names[code] or f"kind-{code}"
+
+
+@dataclass(slots=True)
+class Interactions:
+    """B interactions of one partition, in log order.
+
+    user_row: int32 (B,), row in the partition's `ProfileTable`.
+    item_row: int32 (B,), row in the `ItemTable`, or `NO_ITEM`.
+    item_hash: uint64 (B,), the item's 64-bit hash (0 without an item).
+    kind: uint8 (B,). weight: float32 (B,), in (0, 1]. positive: uint8 (B,), 0 or 1.
+    time_ms: int64 (B,), event time, never after the append time: min(ts, append time).
+    offset: int64 (B,), rising; it seeds the negatives together with `partition`.
+    token_start: int32 (B + 1,), tokens: uint64 (T,): the query's token hashes of each interaction.
+    """
+
+    partition: int
+    user_row: NDArray[np.int32]
+    item_row: NDArray[np.int32]
+    item_hash: NDArray[np.uint64]
+    kind: NDArray[np.uint8]
+    weight: NDArray[np.float32]
+    positive: NDArray[np.uint8]
+    time_ms: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    token_start: NDArray[np.int32]
+    tokens: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.user_row)
