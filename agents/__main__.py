@@ -1,5 +1,82 @@
-"""`foldstream`: the command line."""
+"""`foldstream`: the command line. Each command is a file in `agents.cli`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import typer
+from click.exceptions import Abort, ClickException
+from rich.console import Console
+
+from agents.cli.common import Exit
+from agents.errors import AgentsError, CheckFailed, NothingRuns, SettingsError, UsageError
+from profiles.errors import ProfilesError, StoreAway
+from streams.errors import BrokerAway, MappingError, StreamsError
+
+COMMANDS = (
+    "stack",
+    "worker",
+    "ingest",
+    "simulate",
+    "profile",
+    "recommend",
+    "tail",
+    "rebuild",
+    "doctor",
+    "bench",
+    "config",
+    "schema",
+    "demo",
+)
+
+
+def build() -> typer.Typer:
+    """The whole command line, made from `agents.cli`."""
+    app = typer.Typer(
+        name="foldstream",
+        help="A living profile of every shopper, folded from Kafka in real time.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 broker or store not "
+        "there, 4 a check found a difference, 130 Ctrl-C.",
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"agents.cli.{name}").register(app)
+    return app
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; turns errors into one line and an exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command in this process; returns its exit code."""
+    try:
+        code = build()(args=arguments, standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        return Exit.USAGE
+    except (Abort, KeyboardInterrupt):
+        return Exit.INTERRUPTED
+    except (SettingsError, UsageError, MappingError) as error:
+        return _fail(error, Exit.USAGE)
+    except (NothingRuns, BrokerAway, StoreAway) as error:
+        return _fail(error, Exit.NOT_THERE)
+    except CheckFailed as error:
+        return _fail(error, Exit.DIFFERENCE)
+    except (AgentsError, StreamsError, ProfilesError) as error:
+        return _fail(error, Exit.FAILED)
+    return code if isinstance(code, int) else Exit.DONE
+
+
+def _fail(error: Exception, code: Exit) -> int:
+    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {error}", soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

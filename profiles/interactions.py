@@ -58,10 +58,10 @@ class Kinds:
         self.by_name: dict[str, Kind] = {}
         self._names: list[str | None] = [None] * MAX_KINDS
         for kind in (*BUILTIN_KINDS, *extra):
-            if kind.name in self.by_name or not 0 <= kind.code < MAX_KINDS:
-                raise ValueError(f"kind {kind.name!r}: the name is taken or code {kind.code} is")
-            if self._names[kind.code] is not None:
-                raise ValueError(f"kind {kind.name!r}: code {kind.code} is taken")
+            if kind.name in self.by_name:
+                raise ValueError(f"kind {kind.name!r} is there already; give yours another name")
+            if not 0 <= kind.code < MAX_KINDS or self._names[kind.code] is not None:
+                raise ValueError(f"kind {kind.name!r}: code {kind.code} is taken or out of range")
             if not 0 < kind.weight <= 1:
                 raise ValueError(f"kind {kind.name!r}: weight {kind.weight} is not in (0, 1]")
             self.by_name[kind.name] = kind

@@ -1,0 +1,1 @@
+"""The commands of `foldstream`, a file each; every one is thin and calls into the layers below."""
