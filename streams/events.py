@@ -11,7 +11,7 @@ Times are milliseconds since 1970 (UTC); prices are in the shop's own currency.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -126,16 +126,15 @@ def event_union(extra_kinds: Sequence[str] = ()) -> Any:
         if name in taken:
             raise ValueError(f"kind {name!r} is built in; give the shop's own kind another name")
         taken.add(name)
-        extra.append(
-            msgspec.defstruct(
-                name.title().replace("-", "").replace("_", ""),
-                [],
-                bases=(ItemEvent,),
-                frozen=True,
-                kw_only=True,
-                tag=name,
-            )
+        struct = msgspec.defstruct(
+            name.title().replace("-", "").replace("_", ""),
+            [],
+            bases=(ItemEvent,),
+            frozen=True,
+            kw_only=True,
+            tag=name,
         )
+        extra.append(cast("type[Event]", struct))
     union: Any = None
     for event in (*INTERACTIONS, *CONTROLS, *extra):
         union = event if union is None else union | event
