@@ -1,0 +1,71 @@
+"""Free TCP ports on the loopback interface."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from streams.errors import EmbeddedError
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are in TIME_WAIT counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(n: int) -> list[int]:
+    """`n` different free ports below 55,000.
+
+    Below, because a cluster node of the store also listens on its port + 10,000.
+    """
+    found: list[int] = []
+    with ExitStack() as held:
+        for _ in range(1000):
+            probe = held.enter_context(socket.socket())
+            probe.bind((LOOPBACK, 0))
+            port = int(probe.getsockname()[1])
+            if port < 55_000:
+                found.append(port)
+            if len(found) == n:
+                return found
+    raise EmbeddedError(
+        f"no {n} free TCP ports on {LOOPBACK}: end some servers, or use --kafka and --redis"
+    )
+
+
+def require_free(port: int, flag: str, what: str) -> int:
+    """`port` itself, or EmbeddedError when another program listens there."""
+    if not is_free(port):
+        raise EmbeddedError(
+            f"port {port} for the {what} is taken on {LOOPBACK}: end the program that listens "
+            f"there, choose another {flag}, or leave {flag} out to get a free one"
+        )
+    return port
+
+
+def accepts(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether something accepts TCP connections there."""
+    try:
+        with socket.create_connection((host, port), timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def remembered(path: Path) -> int | None:
+    """The port a file holds from an earlier run, if it is free now."""
+    try:
+        port = int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return port if 0 < port < 65_536 and is_free(port) else None

@@ -1,0 +1,108 @@
+"""Fixtures for the real broker and store: one of each a session, shared by all tests.
+
+They start when the first test asks for them and die with pytest, also on SIGKILL. Each test keeps
+to its own topics (`topics`) and its own keys (`generation`).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from streams.embedded.stack import Stack
+from streams.embedded.store import StoreCluster
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A throw-away broker and store."""
+    with Stack(tmp_path_factory.mktemp("stack"), ephemeral=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: Stack) -> str:
+    """``host:port`` of the broker."""
+    return stack.kafka
+
+
+@pytest.fixture(scope="session")
+def redis_url(stack: Stack) -> str:
+    """URL of the standalone store."""
+    return stack.redis
+
+
+@pytest.fixture(scope="session")
+def store_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreCluster]:
+    """A store cluster of three masters; `.url` is one of them."""
+    cluster = StoreCluster(tmp_path_factory.mktemp("cluster"), 3)
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def generation() -> str:
+    """A generation name no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest_asyncio.fixture
+async def topics(kafka: str, generation: str) -> AsyncIterator[object]:
+    """A `TopicSet` of four partitions under a prefix of its own, created; deleted afterwards.
+
+    Four, not sixteen: a broker that makes eighty partitions a test grows slow.
+    """
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from streams.topics import TopicSet, ensure_topics
+
+    chosen = TopicSet(prefix=generation, partitions=4)
+    await ensure_topics(kafka, chosen)
+    yield chosen
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic.name for topic in chosen.all()])
+    finally:
+        await admin.close()
+
+
+def _data_root() -> Path:
+    return Path(os.environ.get("FOLDSTREAM_DATA") or CHECKOUT.parent / "shared" / "data")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what the run must know at its end."""
+    config.stash[_FORBIDDEN] = []
+
+
+_FORBIDDEN = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def require_data() -> Callable[[str], Path]:
+    """``require_data(name)``: the folder of one public data set, or a skip with the reason."""
+
+    def require(name: str) -> Path:
+        folder = _data_root() / name
+        if not folder.is_dir():
+            pytest.skip(f"no data set {name} in {_data_root()}: set FOLDSTREAM_DATA")
+        return folder
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder that holds the public data sets, or a skip with the reason."""
+    if not _data_root().is_dir():
+        pytest.skip(f"no folder {_data_root()}: set FOLDSTREAM_DATA")
+    return _data_root()
