@@ -1,0 +1,1 @@
+"""Files of events -> events: CSV and JSON lines by declarative mappings, one TOML file each."""
