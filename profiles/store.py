@@ -1,0 +1,216 @@
+"""ProfileStore: acquire a partition, read profiles, commit a batch as one atomic step.
+
+Owns what callers see of Redis or Valkey, standalone or cluster; `store_keys` spells the keys,
+`store_link` holds the sockets, `store_commit` the fence, `store_items` the item table's snapshots,
+`store_scan` what reads a whole generation. Records are bytes here. What stays true: whatever
+must survive together is written together, and only by the last one who acquired the partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway
+from profiles.store_commit import (
+    Acquired,
+    Checkpoint,
+    Claim,
+    CommitBatch,
+    Fence,
+    LogPosition,
+    Outcome,
+    Step,
+    parse_checkpoint,
+    unhurried,
+)
+from profiles.store_keys import Keys
+from profiles.store_link import Pool, Topology, pack
+
+__all__ = [
+    "Acquired",
+    "Checkpoint",
+    "Claim",
+    "CommitBatch",
+    "LogPosition",
+    "Outcome",
+    "ProfileStore",
+    "StoreConfig",
+]
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+"""Pauses between attempts double from the first to the longest: a restart takes 0.1 s to 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Which store, and which part of it is ours.
+
+    url: ``redis://``, ``rediss://`` or ``unix://``; several of one cluster separated by commas.
+    generation, prefix: 1-64 letters, digits, ``.``, ``_`` or ``-``. partitions: of the events
+    topic. fingerprint: of the settings that shape records. cluster: None asks the server.
+    timeout_s: for one round trip, also for connecting.
+    """
+
+    url: str
+    generation: str
+    partitions: int
+    prefix: str = "fs"
+    fingerprint: str = ""
+    cluster: bool | None = None
+    timeout_s: float = 5.0
+
+
+class ProfileStore:
+    """The profiles of one generation.
+
+    >>> config = StoreConfig("redis://127.0.0.1:6379/0", "g1", partitions=4)
+    >>> ProfileStore(config).keys.record(2, "u 42")
+    b'fs:g1:{p-3}:u:u 42'
+    """
+
+    def __init__(self, config: StoreConfig, step: Step | None = None) -> None:
+        """No I/O. step: called between the steps of a commit, where tests stop it.
+
+        Raises ValueError (generation, prefix, partitions) and StoreMismatch (url).
+        """
+        self.config = config
+        self.keys = Keys(config.prefix, config.generation, config.partitions)
+        self._topology = Topology(config.url, config.cluster, config.timeout_s)
+        self._pool = Pool(self._topology)
+        self._step = step
+        self._fences: dict[int, Fence] = {}
+
+    async def start(self) -> None:
+        """Find the server or the cluster's map. Raises StoreAway, StoreMismatch."""
+        await self._topology.start()
+
+    async def close(self) -> None:
+        """Close every connection, after the commits under way."""
+        for partition in list(self._fences):
+            await self.release(partition)
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def acquire(
+        self, partition: int, owner: bytes, log: LogPosition | None = None
+    ) -> Acquired:
+        """Become the only one who may commit to a partition; older claims are fenced from now on.
+
+        owner: 16 random bytes, new for each acquire. log: kept with the first acquire only, so
+        that another log is recognised even before the first commit. Reads checkpoint, seen ring
+        and outbox in the same step. Raises StoreMismatch (fingerprint: nothing was changed),
+        StoreAway (acquire again: harmless), StoreFull, RecordCorrupt.
+        """
+        if len(owner) != 16:
+            raise ValueError(f"owner: {len(owner)} bytes instead of 16")
+        fence = self._fence(partition)
+        return await unhurried(fence.acquire(owner, self.config.fingerprint, log))
+
+    async def release(self, partition: int) -> None:
+        """Close the partition's commit connection (after a revocation); waits for a commit."""
+        fence = self._fences.pop(partition, None)
+        if fence is not None:
+            await fence.close()
+
+    async def read_many(self, partition: int, user_ids: Sequence[str]) -> list[bytes | None]:
+        """Records in the order asked for, None for a user never seen: one MGET.
+
+        Raises StoreAway (ask again), RecordCorrupt, StoreMismatch.
+        """
+        if not user_ids:
+            return []
+        head = self.keys.record_head[partition]
+        command = pack("MGET", *[head + user_id.encode() for user_id in user_ids])
+        (records,) = await self._pool.ask_slot(
+            self.keys.slot[partition], [command], 1, f"profiles of partition {partition}"
+        )
+        found: list[bytes | None] = records
+        if len(found) != len(user_ids):
+            raise RecordCorrupt(f"{len(found)} records for {len(user_ids)} ids")
+        return found
+
+    async def read_checkpoint(self, partition: int) -> Checkpoint | None:
+        """The partition's checkpoint; None before its first acquire. Raises StoreAway."""
+        key = self.keys.checkpoint[partition]
+        (flat,) = await self._pool.ask_slot(
+            self.keys.slot[partition], [pack("HGETALL", key)], 1, key.decode()
+        )
+        return parse_checkpoint(flat, key)
+
+    async def commit(self, claim: Claim, batch: CommitBatch) -> None:
+        """One attempt to write a batch: all of it or nothing.
+
+        Returns too when the checkpoint says that an earlier attempt was applied. Cancelled, it
+        first ends (at most a few `timeout_s`), then raises CancelledError: acquire again, which
+        tells what was applied. Commits of one partition must not overlap.
+
+        Raises StoreAway (surely not applied: send it again), StoreFull (the same, for want of
+        memory or disk), OutcomeUnknown (send it again, or ask `outcome`), Fenced (another worker
+        has the partition), StoreWentBack (acquire again and replay), ValueError (start >= end).
+        """
+        await unhurried(self._fence(claim.partition).commit(claim, batch))
+
+    async def outcome(self, claim: Claim, start: int, end: int) -> Outcome:
+        """What became of [start, end). NOT_APPLIED: send the same again, and nothing else.
+
+        (Until something else is committed or acquired, an EXEC that is still on its way may
+        apply that same batch; the WATCH in front of it refuses it afterwards.)
+        Raises StoreAway.
+        """
+        return await unhurried(self._fence(claim.partition).outcome(claim, start, end))
+
+    async def commit_until_known(
+        self,
+        claim: Claim,
+        batch: CommitBatch,
+        on_away: Callable[[StoreAway], None],
+        give_up: asyncio.Event,
+    ) -> None:
+        """Commit, however long the store is away; returns once the batch is surely applied.
+
+        on_away: told of each failed attempt (to log, to count, to turn readiness off). give_up:
+        set it to stop waiting (the partition was revoked, the worker ends).
+
+        Raises Fenced, StoreWentBack; after `give_up` the last error: OutcomeUnknown if any
+        attempt was one (the batch may be applied), else StoreAway (it is not).
+        """
+        pause_s = FIRST_PAUSE_S
+        unknown: OutcomeUnknown | None = None
+        while True:
+            try:
+                await self.commit(claim, batch)
+                return
+            except StoreAway as error:
+                away = error
+            if isinstance(away, OutcomeUnknown):
+                unknown = away
+            on_away(away)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(give_up.wait(), pause_s)
+            if give_up.is_set():
+                raise unknown or away
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _fence(self, partition: int) -> Fence:
+        fence = self._fences.get(partition)
+        if fence is None:
+            fence = Fence(partition, self.keys, self._topology, self._step)
+            self._fences[partition] = fence
+        return fence
