@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.embedded.stack import Stack
 from streams.embedded.store import StoreCluster
+from streams.topics import TopicSet, ensure_topics
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -55,17 +57,13 @@ def generation() -> str:
 
 
 @pytest_asyncio.fixture
-async def topics(kafka: str, generation: str) -> AsyncIterator[object]:
+async def topics(kafka: str, generation: str) -> AsyncIterator[TopicSet]:
     """A `TopicSet` of four partitions under a prefix of its own, created; deleted afterwards.
 
     Four, not sixteen: a broker that makes eighty partitions a test grows slow.
     """
-    from aiokafka.admin import AIOKafkaAdminClient
-
-    from streams.topics import TopicSet, ensure_topics
-
     chosen = TopicSet(prefix=generation, partitions=4)
-    await ensure_topics(kafka, chosen)
+    await ensure_topics(kafka, chosen.all())
     yield chosen
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()

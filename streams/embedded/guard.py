@@ -74,6 +74,15 @@ class Guarded:
         """Whether the server still runs (a death is seen within a quarter of a second)."""
         return self._guardian.poll() is None
 
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status of a program that ends by itself; None if it did not in time."""
+        try:
+            status = self._guardian.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        self._close_pipe()
+        return status
+
     def stop(self) -> None:
         """SIGTERM, the grace period, SIGKILL; returns when it is gone. Harmless when it is."""
         self.ask_to_stop()

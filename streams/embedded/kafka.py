@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import socket
 import struct
-import subprocess
 import time
 import uuid
 from collections.abc import Sequence
@@ -182,14 +181,12 @@ class KafkaServer:
     def _format(self, config: Path) -> None:
         command = [*self._java(), "kafka.tools.StorageTool", "format"]
         command += ["--ignore-formatted", "-t", new_cluster_id(), "-c", config]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False
-            )
-        except OSError as error:
-            raise EmbeddedError(f"can't run Java at {command[0]}: {error}. {_JAVA_HELP}") from error
-        if done.returncode != 0:
-            raise EmbeddedError(explain_failure("the broker", done.stdout + done.stderr))
+        process = Guarded(
+            "formatting the broker's folder", command, self.folder / "format.log", grace_s=0.0
+        )
+        if process.wait(START_TIMEOUT_S) != 0:
+            process.stop()
+            raise EmbeddedError(explain_failure("the broker", process.log_tail()))
 
     def _wait_until_ready(self) -> None:
         give_up = time.monotonic() + START_TIMEOUT_S

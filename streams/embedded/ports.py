@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from streams.errors import EmbeddedError
 
@@ -60,6 +61,17 @@ def accepts(host: str, port: int, timeout_s: float = 1.0) -> bool:
             return True
     except OSError:
         return False
+
+
+def reachable(address: str, default_port: int, timeout_s: float = 5.0) -> bool:
+    """Whether one of the addresses in ``host:port,...`` or a URL takes a TCP connection.
+
+    default_port: for an address without one. Raises ValueError where the text is no address.
+    """
+    parts = [urlsplit(part if "//" in part else f"//{part}") for part in address.split(",") if part]
+    if not parts or any(part.hostname is None for part in parts):
+        raise ValueError(f"{address!r} is no address")
+    return any(accepts(part.hostname or "", part.port or default_port, timeout_s) for part in parts)
 
 
 def remembered(path: Path) -> int | None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import queue
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,6 +107,7 @@ class Stack:
         self._redis_port = redis_port
         self._min_free_bytes = min_free_bytes
         self._on_step = on_step
+        self._stopping = False
         self._lock: int | None = None
         self._info: StackInfo | None = None
 
@@ -134,6 +135,7 @@ class Stack:
         """
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        self._stopping = False
         try:
             self._start_servers()
             self._info = StackInfo(
@@ -153,6 +155,7 @@ class Stack:
 
     def stop(self) -> None:
         """End what was started, in order, and give the folder back. Harmless twice."""
+        self._stopping = True
         if self._lock is not None:  # else the file is somebody else's
             (self.data_dir / "stack.json").unlink(missing_ok=True)
         servers = self._servers()
@@ -238,33 +241,57 @@ class Stack:
                 folder / "redis", ephemeral=self.ephemeral, port=self._redis_port, hold=hold
             )
         else:
-            _check_reachable(self._redis_url, "store", "--redis")
+            _check_reachable(self._redis_url, 6379, "store", "--redis", "redis://host:port/0")
         if self._kafka_url is None:
             self.broker = KafkaServer(
                 folder / "kafka", ephemeral=self.ephemeral, port=self._kafka_port, hold=hold
             )
         else:
-            _check_reachable(self._kafka_url, "broker", "--kafka")
-        try:
-            with ThreadPoolExecutor(2) as pool:
-                starting = [pool.submit(self._start_one, name) for name, _ in self._servers()]
-            for start in starting:
-                start.result()
-        finally:
-            if self.ephemeral and not any(folder.iterdir()):
-                folder.rmdir()
+            _check_reachable(self._kafka_url, 9092, "broker", "--kafka", "host:port")
+        self._start_side_by_side()
+
+    def _start_side_by_side(self) -> None:
+        """Each server in a thread of its own; the first failure or Ctrl-C ends the wait.
+
+        Daemon threads, not a pool: a pool's end would wait for a download that nobody wants any
+        more. A thread that comes too late stops its own server.
+        """
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+        def work(name: str) -> None:
+            try:
+                self._start_one(name)
+            except BaseException as error:  # noqa: BLE001 - handed over, raised below
+                done.put(error)
+            else:
+                done.put(None)
+
+        names = [name for name, _ in self._servers()]
+        for name in names:
+            threading.Thread(target=work, args=(name,), daemon=True).start()
+        for _ in names:
+            if (error := done.get()) is not None:
+                raise error
 
     def _start_one(self, name: str) -> None:
-        if name == "redis" and self.store is not None:
+        broker, store = self.broker, self.store
+        if name == "redis" and store is not None:
             self._on_step("starting the store")
-            self.store.start()
-            self._on_step(f"store ready: {self.store.version} at {self.store.url}")
-        elif name == "kafka" and self.broker is not None:
+            store.start()
+            if self._stopping:
+                store.stop()
+                return
+            self._on_step(f"store ready: {store.version} at {store.url}")
+        elif name == "kafka" and broker is not None:
             self._on_step(f"checking the broker's jars (fetched once, 44 MB: {jars.COORDINATES})")
-            self.broker.fetch_jars()
+            broker.fetch_jars()
             self._on_step("starting the broker")
-            self.broker.start()
-            self._on_step(f"broker ready: kafka {self.broker.version} at {self.broker.bootstrap}")
+            if not self._stopping:
+                broker.start()
+            if self._stopping:
+                broker.stop()
+                return
+            self._on_step(f"broker ready: kafka {broker.version} at {broker.bootstrap}")
 
     def _check_disk(self, folder: Path) -> None:
         free = shutil.disk_usage(folder).free
@@ -286,22 +313,15 @@ def _pid_in(descriptor: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _check_reachable(url: str, what: str, flag: str) -> None:
+def _check_reachable(url: str, default_port: int, what: str, flag: str, example: str) -> None:
     """EmbeddedError unless one of the addresses takes a connection (no more is asked of it)."""
-    addresses = []
-    for part in url.split(","):
-        if part.startswith("unix://"):
-            return  # a socket file: the client itself will tell
-        try:
-            pieces = urlsplit(part if "//" in part else f"kafka://{part}")
-            host, port = pieces.hostname, pieces.port
-        except ValueError:
-            host = port = None
-        if host is None:
-            example = "redis://host:port/0" if what == "store" else "host:port"
-            raise EmbeddedError(f"{flag} {part!r} is no address: write {example}")
-        addresses.append((host, port or (6379 if what == "store" else 9092)))
-    if not any(ports.accepts(host, port, timeout_s=5.0) for host, port in addresses):
+    if url.startswith("unix://"):
+        return  # a socket file: its client will tell
+    try:
+        there = ports.reachable(url, default_port)
+    except ValueError as error:
+        raise EmbeddedError(f"{flag}: {error}; write {example}") from error
+    if not there:
         raise EmbeddedError(
             f"the {what} at {url} takes no connection: start it, correct {flag}, or leave it out "
             "to have one started here"
