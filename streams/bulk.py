@@ -61,9 +61,7 @@ class BulkProducer:
         """Send what is queued and disconnect. Open batches are dropped: `flush` first."""
         await self._producer.stop()
 
-    async def put(
-        self, topic: str, key: bytes, value: bytes | None, headers: tuple[Any, ...] = ()
-    ) -> None:
+    async def put(self, topic: str, key: bytes, value: bytes | None) -> None:
         """Add one message; waits only when its partition's batch is full and the last is unsent.
 
         Raises BrokerAway when an earlier batch could not be delivered.
@@ -74,10 +72,10 @@ class BulkProducer:
         builder = self._open.get(place)
         if builder is None:
             builder = self._open[place] = self._producer.create_batch()
-        if builder.append(key=key, value=value, timestamp=None, headers=headers) is None:
+        if builder.append(key=key, value=value, timestamp=None) is None:
             await self._send(place)
             builder = self._open[place] = self._producer.create_batch()
-            builder.append(key=key, value=value, timestamp=None, headers=headers)
+            builder.append(key=key, value=value, timestamp=None)
 
     async def send_open(self) -> None:
         """Hand all open batches to the broker connection, without waiting for their answers."""

@@ -118,6 +118,11 @@ class EventFile:
         """Name of the mapping in use."""
         return self._mapping if isinstance(self._mapping, str) else self._mapping.name
 
+    @property
+    def mapping_fingerprint(self) -> str:
+        """Eight hex digits that change with the mapping's content."""
+        return hashlib.sha256(repr(self._mapping).encode()).hexdigest()[:8]
+
     def finished_line(self) -> int:
         """All messages of the lines up to this one have been given."""
         return min((line for _, _, line, _ in self._held), default=self._line + 1) - 1
