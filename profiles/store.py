@@ -1,35 +1,37 @@
 """ProfileStore: acquire a partition, read profiles, commit a batch as one atomic step.
 
-Owns what callers see of Redis or Valkey, standalone or cluster; `store_keys` spells the keys,
-`store_link` holds the sockets, `store_commit` the fence, `store_items` the item table's snapshots,
-`store_scan` what reads a whole generation. Records are bytes here. What stays true: whatever
-must survive together is written together, and only by the last one who acquired the partition.
+Owns what callers see of Redis or Valkey, standalone or cluster. Behind it: `store_keys` spells
+the keys, `store_link` holds the sockets, `store_checkpoint` the meaning of a checkpoint,
+`store_commit` the fence, `store_items` the item table's snapshots, `store_scan` what reads a whole
+generation. Records are bytes here. What stays true: whatever must survive together is written
+together, and only by the last one who acquired the partition.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway
-from profiles.store_commit import (
+from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway, StoreMismatch
+from profiles.store_checkpoint import (
     Acquired,
     Checkpoint,
     Claim,
     CommitBatch,
-    Fence,
     LogPosition,
     Outcome,
-    Step,
     parse_checkpoint,
-    unhurried,
+    with_last,
 )
+from profiles.store_commit import Fence, Step, unhurried
+from profiles.store_items import ItemSnapshots, StoredSnapshot
 from profiles.store_keys import Keys
 from profiles.store_link import Pool, Topology, pack
+from profiles.store_scan import MetaInfo, ServerFacts, Survey
 
 __all__ = [
     "Acquired",
@@ -37,9 +39,13 @@ __all__ = [
     "Claim",
     "CommitBatch",
     "LogPosition",
+    "MetaInfo",
     "Outcome",
     "ProfileStore",
+    "ServerFacts",
     "StoreConfig",
+    "StoredSnapshot",
+    "with_last",
 ]
 
 FIRST_PAUSE_S = 0.05
@@ -83,6 +89,8 @@ class ProfileStore:
         self.keys = Keys(config.prefix, config.generation, config.partitions)
         self._topology = Topology(config.url, config.cluster, config.timeout_s)
         self._pool = Pool(self._topology)
+        self._items = ItemSnapshots(self.keys, self._pool)
+        self._survey = Survey(self.keys, self._topology, self._pool)
         self._step = step
         self._fences: dict[int, Fence] = {}
 
@@ -207,6 +215,80 @@ class ProfileStore:
             if give_up.is_set():
                 raise unknown or away
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def write_item_snapshot(
+        self,
+        claim: Claim,
+        header: bytes,
+        chunks: Mapping[int, bytes],
+        next_offsets: Mapping[int, int],
+        n_chunks: int | None = None,
+    ) -> str:
+        """Store the item table: changed chunks under new keys, then the manifest, fenced.
+
+        claim: of partition 0. chunks: by number, the changed ones or all. next_offsets: by
+        partition, how far the table has learned. n_chunks: of the whole table; None: as many as
+        before, or more. Returns the snapshot's version. Cancelled, it first ends.
+
+        Raises Fenced, StoreAway and StoreFull (nothing is lost: write these chunks again, or all
+        of them; later changes alone would not do), StoreWentBack (the changes belong to a
+        snapshot that the store no longer has: reload), SnapshotBroken (a chunk is missing).
+        """
+        if claim.partition != 0:
+            raise ValueError(f"the item table belongs to partition 0, not {claim.partition}")
+        fence = self._fence(0)
+        return await unhurried(
+            self._items.write(fence, claim, header, chunks, next_offsets, n_chunks)
+        )
+
+    async def read_item_snapshot(self) -> StoredSnapshot | None:
+        """The item table as stored last; None before the first. Needs no claim.
+
+        Raises SnapshotBroken (names the chunk and the way out), StoreAway (ask again).
+        """
+        return await self._items.read()
+
+    async def item_snapshot_version(self) -> str | None:
+        """Which snapshot is current: a cheap question for readers that wait for a newer one."""
+        return await self._items.read_version()
+
+    def iter_records(self, partition: int | None = None) -> AsyncIterator[tuple[str, bytes]]:
+        """(user_id, record) of every profile of a partition, or of all; no order, each once.
+
+        Not a snapshot in time: stop the writers to compare. Keeps about 150 bytes a user.
+        Raises StoreAway while it runs: begin again.
+        """
+        return self._survey.iter_records(partition)
+
+    async def drop_generation(self, generation: str) -> int:
+        """Remove every key of a generation; returns how many.
+
+        Raises StoreMismatch for the live one (the generation in `<prefix>:meta`), ValueError
+        for an impossible name, StoreAway (drop it again).
+        """
+        keys = Keys(self.config.prefix, generation, self.config.partitions)
+        meta = await self._survey.read_meta()
+        if meta is not None and meta.generation == generation:
+            raise StoreMismatch(
+                f"generation {generation!r} is live in {keys.meta.decode()}: promote another first"
+            )
+        return await self._survey.drop(keys.everything)
+
+    async def ensure_meta(self, meta: MetaInfo) -> None:
+        """Create `<prefix>:meta`, or check that it says the same.
+
+        For the live generation only; a throw-away one has no meta. Raises StoreMismatch (names
+        key, value and remedy), StoreAway, StoreFull.
+        """
+        await self._survey.ensure_meta(meta)
+
+    async def read_meta(self) -> MetaInfo | None:
+        """What `<prefix>:meta` says; None in a fresh store."""
+        return await self._survey.read_meta()
+
+    async def server_facts(self) -> list[ServerFacts]:
+        """Version, memory, eviction and persistence of each node, for `doctor`."""
+        return await self._survey.server_facts()
 
     def _fence(self, partition: int) -> Fence:
         fence = self._fences.get(partition)

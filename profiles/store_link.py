@@ -183,6 +183,11 @@ class Topology:
         """Every node that owns slots."""
         return self._masters
 
+    @property
+    def name(self) -> str:
+        """The first address of the URL, for messages."""
+        return self._link(self._seeds[0], HOME).name
+
     async def open(self, address: Address) -> Link:
         """A new link. Raises StoreAway, StoreMismatch."""
         arguments = dict(self._seeds[0])
@@ -207,6 +212,14 @@ class Topology:
         finally:
             if task.done() and self._refreshing is task:
                 self._refreshing = None
+
+    async def follow(self, error: ResponseError) -> None:
+        """Learn from a refusal: a new map, and what the refusal itself says. Raises StoreAway."""
+        await self.refresh()
+        if type(error) is MovedError and self._owners:
+            # The node we asked for the map may not have heard of it yet.
+            host = error.host or self._owners[error.slot_id][0]
+            self._owners[error.slot_id] = (host, error.port)
 
     async def _refresh(self) -> None:
         link, host = await self._open_any()
@@ -286,7 +299,7 @@ class Pool:
                 return replies
             if last or not is_elsewhere(error):
                 raise store_error(error, what)
-            await self._topology.refresh()
+            await self._topology.follow(error)
         raise AssertionError("not reached")
 
     async def ask(self, address: Address, payload: Sequence[bytes], n_replies: int) -> list[Any]:

@@ -1,0 +1,195 @@
+"""Snapshots of the item table in the store: chunks first, the manifest last.
+
+Owns the versions of chunks and what the manifest says; header and chunks are bytes here. What
+stays true: a manifest names only chunks that were written before it, with their checksums; it is
+switched under the fence of partition 0; and a reader that meets a switch reads again.
+
+The manifest is a hash in partition 0's slot: ``version``, ``header``, ``n_chunks``, ``chunks``
+(JSON: a list of [version, xxh3_64 in hex], by chunk number), ``next_offsets`` (JSON: partition to
+offset), and ``pending`` (JSON: keys about to be written, removed later if they came to nothing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import xxhash
+
+from profiles.errors import SnapshotBroken, StoreAway, StoreWentBack
+from profiles.store_checkpoint import Claim
+from profiles.store_commit import Fence
+from profiles.store_keys import Keys, key_slot
+from profiles.store_link import Pool, pack
+
+N_TRIES = 5
+"""Only a reader slower than the snapshots' interval meets a switch; never five in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """The item table as stored.
+
+    header: bytes of `ItemSnapshot`. chunks: all of them, by number from 0. next_offsets: by
+    partition, how far the learning inside has come. version: changes with every snapshot.
+    """
+
+    header: bytes
+    chunks: dict[int, bytes]
+    next_offsets: dict[int, int]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    version: str
+    header: bytes
+    chunks: list[tuple[str, str]]
+    next_offsets: dict[int, int]
+    pending: list[str]
+
+
+class ItemSnapshots:
+    """Reads and writes the snapshots of one generation."""
+
+    def __init__(self, keys: Keys, pool: Pool) -> None:
+        self._keys = keys
+        self._pool = pool
+        self._standing: str | None = None  # version this process read or wrote last
+        self._attempted: str | None = None  # version whose manifest was sent, perhaps in vain
+        self._n_written = 0
+
+    async def read(self) -> StoredSnapshot | None:
+        """The current snapshot; None before the first one.
+
+        Raises SnapshotBroken (a chunk is missing or altered), StoreAway.
+        """
+        broken: SnapshotBroken | None = None
+        tried: str | None = None
+        for _ in range(N_TRIES):
+            manifest = await self._manifest()
+            if manifest is None:
+                self._standing = None
+                return None
+            if broken is not None and manifest.version == tried:
+                raise broken
+            tried = manifest.version
+            try:
+                chunks = {
+                    number: await self._chunk(number, *entry)
+                    for number, entry in enumerate(manifest.chunks)
+                }
+            except SnapshotBroken as error:
+                broken = error  # or the manifest was switched meanwhile: read it again
+                continue
+            self._standing = tried
+            return StoredSnapshot(manifest.header, chunks, manifest.next_offsets, tried)
+        assert broken is not None
+        raise StoreAway(f"items: every try met a newer snapshot ({broken})")
+
+    async def read_version(self) -> str | None:
+        """The current snapshot's version, for readers that wait for a new one."""
+        manifest = await self._manifest()
+        return None if manifest is None else manifest.version
+
+    async def write(
+        self,
+        fence: Fence,
+        claim: Claim,
+        header: bytes,
+        chunks: Mapping[int, bytes],
+        next_offsets: Mapping[int, int],
+        n_chunks: int | None,
+    ) -> str:
+        """Write changed chunks and switch the manifest; see `ProfileStore`."""
+        old = await self._manifest()
+        kept = [] if old is None else old.chunks
+        if n_chunks is None:
+            n_chunks = max([len(kept), *(number + 1 for number in chunks)])
+        if old is not None and old.version == self._attempted:
+            self._standing = self._attempted  # the answer was lost, the switch was not
+        whole = all(number in chunks for number in range(n_chunks))
+        if not whole and (old is None or old.version != self._standing):
+            found = "none" if old is None else old.version
+            raise StoreWentBack(
+                f"items: {len(chunks)} of {n_chunks} chunks belong to snapshot {self._standing}, "
+                f"the store has {found}: reload the item table, or write all chunks"
+            )
+        # Unique for ever: a fenced writer's chunks never overwrite those of its successor.
+        self._n_written += 1
+        version = f"{claim.epoch}-{claim.owner[:6].hex()}-{self._n_written}"
+        entries: list[tuple[str, str]] = []
+        for number in range(n_chunks):
+            if number in chunks:
+                entries.append((version, xxhash.xxh3_64_hexdigest(chunks[number])))
+            elif number < len(kept):
+                entries.append(kept[number])
+            else:
+                raise SnapshotBroken(f"items: chunk {number} of {n_chunks} was never written")
+        written = {number: self._keys.chunk(number, version) for number in chunks}
+        pending = [key.decode() for key in written.values()]
+        if old is not None:
+            pending = [*old.pending, *pending]
+        await self._switch(fence, claim, "pending", _json(pending))
+        for number, key in written.items():
+            await self._pool.ask_slot(
+                key_slot(key), [pack("SET", key, chunks[number])], 1, f"item chunk {number}"
+            )
+        self._attempted = version
+        await self._switch(
+            fence,
+            claim,
+            *("version", version, "header", header, "n_chunks", n_chunks),
+            *("chunks", _json(entries), "pending", "[]"),
+            *("next_offsets", _json({str(p): n for p, n in next_offsets.items()})),
+        )
+        self._standing = version
+        named = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(entries)}
+        gone = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(kept)}
+        gone |= {key.encode() for key in pending}
+        for key in gone - named:
+            await self._pool.ask_slot(key_slot(key), [pack("UNLINK", key)], 1, "old item chunk")
+        return version
+
+    async def _switch(self, fence: Fence, claim: Claim, *fields: bytes | str | int) -> None:
+        command = pack("HSET", self._keys.manifest, *fields)
+        await fence.write_fenced(claim, [command], "items manifest")
+
+    async def _chunk(self, number: int, version: str, checksum: str) -> bytes:
+        key = self._keys.chunk(number, version)
+        (data,) = await self._pool.ask_slot(
+            key_slot(key), [pack("GET", key)], 1, f"item chunk {number}"
+        )
+        if data is None or xxhash.xxh3_64_hexdigest(data) != checksum:
+            state = "missing" if data is None else "altered"
+            raise SnapshotBroken(
+                f"items: chunk {number} ({key.decode()}) is {state}; delete "
+                f"{self._keys.manifest.decode()} to learn the items anew"
+            )
+        chunk: bytes = data
+        return chunk
+
+    async def _manifest(self) -> _Manifest | None:
+        key = self._keys.manifest
+        (flat,) = await self._pool.ask_slot(
+            self._keys.slot[0], [pack("HGETALL", key)], 1, key.decode()
+        )
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        if b"version" not in fields:
+            return None
+        try:
+            return _Manifest(
+                version=fields[b"version"].decode(),
+                header=fields[b"header"],
+                chunks=msgspec.json.decode(fields[b"chunks"], type=list[tuple[str, str]]),
+                next_offsets=msgspec.json.decode(fields[b"next_offsets"], type=dict[int, int]),
+                pending=msgspec.json.decode(fields[b"pending"], type=list[str]),
+            )
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise SnapshotBroken(f"items: {key.decode()}: {error!r}") from error
+
+
+def _json(value: Any) -> bytes:
+    return msgspec.json.encode(value)
