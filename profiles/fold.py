@@ -1,0 +1,175 @@
+"""profile = fold(profile, event), for a batch: no I/O, no clock, no generator.
+
+Checks what the kernel does not, and reports what it did. The item table is changed in place; when
+this raises, table and profiles are as they were left, so drop both and load them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.errors import DivergedError
+from profiles.interactions import Interactions
+from profiles.items import ItemTable
+from profiles.kernel import (
+    BAD_INPUT,
+    CLIPPED,
+    DIVERGED,
+    FOLDED,
+    LEARNED,
+    RESET,
+    Batch,
+    Constants,
+    fold_events,
+)
+from profiles.shape import FoldConfig
+from profiles.table import ProfileTable
+
+
+@dataclass(frozen=True, slots=True)
+class FoldReport:
+    """What one batch did.
+
+    n_learned: positives learned. loss_sum: of their softmax losses, weighted. n_clipped: user
+    vectors cut to `max_norm`. n_reset: profiles that retention started afresh.
+    user_rows: int32 (U,), each changed row once, in the order of last events; last_offset,
+    last_time_ms: int64 (U,), of that last event; last_index: int32 (U,), its number in the batch.
+    """
+
+    n_folded: int
+    n_learned: int
+    loss_sum: float
+    n_clipped: int
+    n_reset: int
+    user_rows: NDArray[np.int32]
+    last_offset: NDArray[np.int64]
+    last_time_ms: NDArray[np.int64]
+    last_index: NDArray[np.int32]
+    watermark_ms: int
+
+
+def fold_batch(
+    profiles: ProfileTable,
+    items: ItemTable,
+    interactions: Interactions,
+    config: FoldConfig,
+    watermark_ms: int,
+) -> FoldReport:
+    """Fold B interactions of one partition, in their order, in place. Releases the GIL.
+
+    watermark_ms: the largest event time of the partition before this batch (0 at first).
+    Raises DivergedError (a vector is not finite any more: a bug, stop the partition) and
+    ValueError (rows out of range, offsets that don't rise: nothing was folded).
+    """
+    batch = _batch(interactions)
+    n = len(interactions)
+    counters = np.zeros(4, np.int64)
+    last_of_user = np.empty(n, np.int32)
+    state, about, loss, n_users, watermark_ms = fold_events(
+        profiles.columns,
+        items.columns,
+        batch,
+        interactions.partition,
+        _constants(config),
+        watermark_ms,
+        profiles.last_event,
+        profiles.end_row,
+        len(items),
+        counters,
+        last_of_user,
+    )
+    if state == BAD_INPUT:
+        raise ValueError("a row, kind or token is out of range, or the offsets don't rise")
+    if state == DIVERGED:
+        raise DivergedError(
+            f"partition {interactions.partition}, offset {interactions.offset[about]}: a vector is"
+            f" not finite after {counters[FOLDED]} events of the batch"
+        )
+    last = last_of_user[:n_users]
+    return FoldReport(
+        n_folded=int(counters[FOLDED]),
+        n_learned=int(counters[LEARNED]),
+        loss_sum=float(loss),
+        n_clipped=int(counters[CLIPPED]),
+        n_reset=int(counters[RESET]),
+        user_rows=batch.user_row[last],
+        last_offset=batch.offset[last],
+        last_time_ms=batch.time_ms[last],
+        last_index=last,
+        watermark_ms=int(watermark_ms),
+    )
+
+
+def warmup(config: FoldConfig | None = None) -> None:
+    """Compile all that a fold needs, or load it from the cache of an earlier run.
+
+    Some 15 s the first time, under a second after: call it in a thread while the broker starts.
+    """
+    config = config or FoldConfig()
+    profiles = ProfileTable(config.shape, capacity=1)
+    items = ItemTable(config.shape, config, capacity=1)
+    profiles.load(["warm", "up"], [None, None])
+    item_row = items.intern(["a", "b", "c"])
+    interactions = Interactions(
+        partition=0,
+        user_row=profiles.rows(["warm", "up", "warm"]),
+        item_row=item_row,
+        item_hash=items.hashes[item_row],
+        kind=np.zeros(3, np.uint8),
+        weight=np.ones(3, np.float32),
+        positive=np.ones(3, np.uint8),
+        time_ms=np.arange(3, dtype=np.int64),
+        offset=np.arange(3, dtype=np.int64),
+        token_start=np.zeros(4, np.int32),
+        tokens=np.zeros(0, np.uint64),
+    )
+    report = fold_batch(profiles, items, interactions, config, watermark_ms=0)
+    records: list[bytes | None] = list(profiles.pack(report.user_rows))
+    profiles.load(profiles.user_ids(report.user_rows), records)
+
+
+def _constants(config: FoldConfig) -> Constants:
+    return Constants(
+        n_recent=config.n_recent,
+        n_uniform=config.n_uniform,
+        rate=float(config.rate),
+        sum_start=float(config.sum_start),
+        l2=float(config.l2),
+        recency=float(config.recency),
+        sharpness=float(config.sharpness),
+        context_scale=float(config.context_scale),
+        half_life_ms=config.popularity_half_life_s * 1000.0,
+        retention_ms=config.retention_ms,
+        max_norm=float(config.max_norm),
+        learn=bool(config.learn),
+    )
+
+
+def _batch(interactions: Interactions) -> Batch:
+    """The columns, each contiguous and of its type. Raises ValueError for one of another length."""
+    n = len(interactions)
+
+    def column(name: str, dtype: Any, length: int) -> NDArray[Any]:
+        array = np.ascontiguousarray(getattr(interactions, name), dtype)
+        if not array.flags.writeable:  # numba would compile the kernel once more for it
+            array = array.copy()
+        if array.shape != (length,):
+            raise ValueError(f"column {name} has shape {array.shape}, not ({length},)")
+        return array
+
+    return Batch(
+        user_row=column("user_row", np.int32, n),
+        item_row=column("item_row", np.int32, n),
+        item_hash=column("item_hash", np.uint64, n),
+        kind=column("kind", np.uint8, n),
+        weight=column("weight", np.float32, n),
+        positive=column("positive", np.uint8, n),
+        time_ms=column("time_ms", np.int64, n),
+        offset=column("offset", np.int64, n),
+        token_start=column("token_start", np.int32, n + 1),
+        tokens=column("tokens", np.uint64, len(interactions.tokens)),
+    )

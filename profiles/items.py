@@ -1,0 +1,343 @@
+"""The item table: one writer, the thread that folds; everyone else reads an `ItemView`.
+
+Owns ids, vectors, AdaGrad sums, decayed counts, the ring of recent positives and the list of items
+seen, and what of it changed since the last snapshot and the last delta. Rows are local to this
+process: nothing outside names one, a snapshot's own chunks excepted. A vector starts from the hash
+of its id, so the order in which items are interned changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.errors import SnapshotBroken
+from profiles.hashing import HashIndex, item_hash
+from profiles.negatives import start_vectors
+from profiles.shape import FoldConfig, ModelShape
+
+START_DEVIATION = 0.2
+"""Standard deviation of a start vector's numbers (MODEL section 3, items without text)."""
+
+CHUNK_ROWS = 4096
+"""Rows of a snapshot chunk: 1 MB of vectors at K = 64, a small value for the store."""
+
+SNAPSHOT_VERSION = 1
+
+CHANGED_FOR_DELTA, CHANGED_FOR_SNAPSHOT = 1, 2
+
+N_LEARNED, N_SEEN, CLOCK_MS, RING_NEXT, RING_N = range(5)
+"""Places in `ItemColumns.state`."""
+
+
+class ItemColumns(NamedTuple):
+    """What the kernel works on (I rows, K factors). Replaced when the table grows."""
+
+    index_keys: NDArray[np.uint64]  # hash -> row, see `HashIndex`
+    index_values: NDArray[np.int32]
+    vectors: NDArray[np.float32]  # (I, K)
+    sums: NDArray[np.float32]  # (I,) squared gradients so far, without the start value
+    counts: NDArray[np.float64]  # (I,) decayed count as it stood at count_ms
+    count_ms: NDArray[np.int64]  # (I,)
+    n_positive: NDArray[np.int64]  # (I,) positives learned
+    seen_at: NDArray[np.int32]  # (I,) place in `seen`, -1: never a positive
+    seen: NDArray[np.int32]  # (I,) rows in the order of their first positive, state[N_SEEN] of them
+    ring: NDArray[np.int32]  # (R,) rows of recent positives
+    ring_count: NDArray[np.int32]  # (I,) how often a row is in the ring
+    changed: NDArray[np.uint8]  # (I,) CHANGED_FOR_* bits
+    state: NDArray[np.int64]  # (5,)
+
+
+class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
+    """What a snapshot holds once. ring: item hashes, oldest first (rows would be local)."""
+
+    version: int
+    n_factors: int
+    n_items: int
+    n_learned: int
+    clock_ms: int
+    ring: bytes
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True):
+    """CHUNK_ROWS items, the last chunk fewer; columns as little-endian arrays."""
+
+    ids: list[str]
+    vectors: bytes
+    sums: bytes
+    counts: bytes
+    count_ms: bytes
+    n_positive: bytes
+    seen_at: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ItemSnapshot:
+    """header and the changed chunks by number; n_chunks: of the whole table."""
+
+    header: bytes
+    chunks: dict[int, bytes]
+    n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemDelta:
+    """Rows that changed, copied: safe to hand to another thread.
+
+    rows: int32 (N,), rising. first_new, new_ids: items interned since the last delta.
+    """
+
+    first_new: int
+    new_ids: list[str]
+    rows: NDArray[np.int32]
+    vectors: NDArray[np.float32]
+    counts: NDArray[np.float64]
+    count_ms: NDArray[np.int64]
+    n_positive: NDArray[np.int64]
+    clock_ms: int
+    n_learned: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class ItemTable:
+    """All items of one fold process. Not safe for two threads at once."""
+
+    def __init__(self, shape: ModelShape, config: FoldConfig, capacity: int = 1024) -> None:
+        self.shape = shape
+        self.config = config
+        self.ids: list[str] = []
+        self._row_of: dict[str, int] = {}
+        self._index = HashIndex(capacity)
+        self.hashes: NDArray[np.uint64] = np.zeros(capacity, np.uint64)
+        self.columns = self._columns(capacity)
+        self._n_in_delta = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_learned(self) -> int:
+        """Positive interactions learned, ever."""
+        return int(self.columns.state[N_LEARNED])
+
+    @property
+    def n_seen(self) -> int:
+        """Items with at least one positive interaction."""
+        return int(self.columns.state[N_SEEN])
+
+    @property
+    def clock_ms(self) -> int:
+        """The largest event time folded into this table."""
+        return int(self.columns.state[CLOCK_MS])
+
+    def intern(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """int32 (B,): the row of each item; an id never seen gets a row and its start vector."""
+        row_of = self._row_of
+        rows = list(map(row_of.get, item_ids))
+        if None in rows:
+            self._add([i for i in dict.fromkeys(item_ids) if i not in row_of])
+            rows = list(map(row_of.get, item_ids))
+        return np.array(rows, np.int32)
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an item, or None."""
+        return self._row_of.get(item_id)
+
+    def take_delta(self) -> ItemDelta:
+        """What changed since the last call, copied, in the thread that folds."""
+        columns, n = self.columns, len(self.ids)
+        rows = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_DELTA).astype(np.int32)
+        columns.changed[rows] &= 0xFF ^ CHANGED_FOR_DELTA
+        first_new, self._n_in_delta = self._n_in_delta, n
+        return ItemDelta(
+            first_new=first_new,
+            new_ids=self.ids[first_new:],
+            rows=rows,
+            vectors=columns.vectors[rows],
+            counts=columns.counts[rows],
+            count_ms=columns.count_ms[rows],
+            n_positive=columns.n_positive[rows],
+            clock_ms=self.clock_ms,
+            n_learned=self.n_learned,
+        )
+
+    def snapshot(self, full: bool = False) -> ItemSnapshot:
+        """The header and the chunks that changed since the last snapshot (`full`: all of them).
+
+        What it returns counts as saved: when it could not be written, the next one must be full.
+        """
+        columns, n = self.columns, len(self.ids)
+        n_chunks = -(-n // CHUNK_ROWS)
+        if full:
+            numbers = list(range(n_chunks))
+        else:
+            changed = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_SNAPSHOT)
+            numbers = np.unique(changed // CHUNK_ROWS).tolist()
+        columns.changed[:n] &= 0xFF ^ CHANGED_FOR_SNAPSHOT
+        ring_n, ring_next = int(columns.state[RING_N]), int(columns.state[RING_NEXT])
+        size = len(columns.ring)
+        oldest_first = columns.ring[(ring_next - ring_n + np.arange(ring_n)) % size]
+        header = SnapshotHeader(
+            version=SNAPSHOT_VERSION,
+            n_factors=self.shape.n_factors,
+            n_items=n,
+            n_learned=self.n_learned,
+            clock_ms=self.clock_ms,
+            ring=self.hashes[oldest_first].tobytes(),
+        )
+        return ItemSnapshot(
+            header=msgspec.msgpack.encode(header),
+            chunks={number: self._chunk(number) for number in numbers},
+            n_chunks=n_chunks,
+        )
+
+    def mark_unsaved(self) -> None:
+        """Every row must go into the next snapshot: the last one was not written."""
+        self.columns.changed[: len(self.ids)] |= CHANGED_FOR_SNAPSHOT
+
+    @classmethod
+    def restore(
+        cls,
+        shape: ModelShape,
+        config: FoldConfig,
+        header: bytes,
+        chunks: dict[int, bytes],
+    ) -> ItemTable:
+        """The table as it was when all the chunks of the header's snapshot were taken.
+
+        Raises SnapshotBroken, which names the chunk. The first delta after it holds every row.
+        """
+        try:
+            head = msgspec.msgpack.decode(header, type=SnapshotHeader)
+        except msgspec.DecodeError as error:
+            raise SnapshotBroken(f"the item snapshot's header can't be read: {error}") from error
+        if head.version != SNAPSHOT_VERSION or head.n_factors != shape.n_factors:
+            raise SnapshotBroken(
+                f"the item snapshot has format {head.version} and {head.n_factors} factors, this"
+                f" worker format {SNAPSHOT_VERSION} and {shape.n_factors}; use a new generation"
+            )
+        table = cls(shape, config, capacity=max(1024, head.n_items))
+        for number in range(-(-head.n_items // CHUNK_ROWS)):
+            if number not in chunks:
+                raise SnapshotBroken(f"the item snapshot lacks chunk {number}")
+            table._take_chunk(number, chunks[number], head.n_items)
+        table._rebuild_seen()
+        table._refill_ring(head)
+        state = table.columns.state
+        state[N_LEARNED], state[CLOCK_MS] = head.n_learned, head.clock_ms
+        table.columns.changed[: len(table.ids)] = CHANGED_FOR_DELTA
+        return table
+
+    def _columns(self, capacity: int) -> ItemColumns:
+        return ItemColumns(
+            index_keys=self._index.keys,
+            index_values=self._index.values,
+            vectors=np.zeros((capacity, self.shape.n_factors), np.float32),
+            sums=np.zeros(capacity, np.float32),
+            counts=np.zeros(capacity, np.float64),
+            count_ms=np.zeros(capacity, np.int64),
+            n_positive=np.zeros(capacity, np.int64),
+            seen_at=np.full(capacity, -1, np.int32),
+            seen=np.zeros(capacity, np.int32),
+            ring=np.zeros(self.config.n_ring, np.int32),
+            ring_count=np.zeros(capacity, np.int32),
+            changed=np.zeros(capacity, np.uint8),
+            state=np.zeros(5, np.int64),
+        )
+
+    def _add(self, new_ids: list[str]) -> None:
+        first = len(self.ids)
+        hashes = np.fromiter(map(item_hash, new_ids), np.uint64, len(new_ids))
+        self._reserve(first + len(new_ids))
+        self._index.append(hashes)
+        self.columns = self.columns._replace(
+            index_keys=self._index.keys, index_values=self._index.values
+        )
+        self.hashes[first : first + len(new_ids)] = hashes
+        start_vectors(self.columns.vectors, hashes, first, START_DEVIATION)
+        self.columns.changed[first : first + len(new_ids)] = (
+            CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
+        )
+        self.ids.extend(new_ids)
+        self._row_of.update(zip(new_ids, range(first, first + len(new_ids)), strict=True))
+
+    def _reserve(self, least: int) -> None:
+        old = len(self.hashes)
+        if least <= old:
+            return
+        capacity = max(2 * old, least)
+        hashes = np.zeros(capacity, np.uint64)
+        hashes[:old] = self.hashes
+        self.hashes = hashes
+        bigger, present = self._columns(capacity), self.columns
+        kept: dict[str, Any] = {"ring": present.ring, "state": present.state}
+        for name in ("vectors", "sums", "counts", "count_ms", "n_positive", "seen_at", "seen",
+                     "ring_count", "changed"):  # fmt: skip
+            column = getattr(bigger, name)
+            column[:old] = getattr(present, name)
+            kept[name] = column
+        self.columns = bigger._replace(**kept)
+
+    def _chunk(self, number: int) -> bytes:
+        rows = slice(number * CHUNK_ROWS, min((number + 1) * CHUNK_ROWS, len(self.ids)))
+        columns = self.columns
+        return msgspec.msgpack.encode(
+            SnapshotChunk(
+                ids=self.ids[rows],
+                vectors=columns.vectors[rows].tobytes(),
+                sums=columns.sums[rows].tobytes(),
+                counts=columns.counts[rows].tobytes(),
+                count_ms=columns.count_ms[rows].tobytes(),
+                n_positive=columns.n_positive[rows].tobytes(),
+                seen_at=columns.seen_at[rows].tobytes(),
+            )
+        )
+
+    def _take_chunk(self, number: int, data: bytes, n_items: int) -> None:
+        first = number * CHUNK_ROWS
+        n = min(CHUNK_ROWS, n_items - first)
+        columns = self.columns
+        try:
+            chunk = msgspec.msgpack.decode(data, type=SnapshotChunk)
+            if len(chunk.ids) != n or len(set(chunk.ids)) != n:
+                raise ValueError(f"{len(chunk.ids)} ids where {n} distinct ones are wanted")
+            self._add(chunk.ids)
+            columns = self.columns
+            vectors = np.frombuffer(chunk.vectors, np.float32)
+            columns.vectors[first : first + n] = vectors.reshape(n, self.shape.n_factors)
+            columns.sums[first : first + n] = np.frombuffer(chunk.sums, np.float32)
+            columns.counts[first : first + n] = np.frombuffer(chunk.counts, np.float64)
+            columns.count_ms[first : first + n] = np.frombuffer(chunk.count_ms, np.int64)
+            columns.n_positive[first : first + n] = np.frombuffer(chunk.n_positive, np.int64)
+            columns.seen_at[first : first + n] = np.frombuffer(chunk.seen_at, np.int32)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise SnapshotBroken(f"chunk {number} of the item snapshot: {error}") from error
+
+    def _rebuild_seen(self) -> None:
+        columns, n = self.columns, len(self.ids)
+        rows = np.flatnonzero(columns.seen_at[:n] >= 0)
+        places = columns.seen_at[rows]
+        if not np.array_equal(np.sort(places), np.arange(len(rows))):
+            raise SnapshotBroken("the item snapshot's chunks are of different snapshots")
+        columns.seen[places] = rows
+        columns.state[N_SEEN] = len(rows)
+
+    def _refill_ring(self, head: SnapshotHeader) -> None:
+        """Put the ring's hashes back as rows; a shorter `n_ring` keeps the newest."""
+        columns = self.columns
+        size = len(columns.ring)
+        hashes = np.frombuffer(head.ring, np.uint64)[-size:]
+        rows = np.fromiter(map(self._index.get, hashes.tolist()), np.int32, len(hashes))
+        if (rows < 0).any():
+            raise SnapshotBroken("the item snapshot's ring names an item that no chunk holds")
+        columns.ring[: len(rows)] = rows
+        columns.ring_count[: len(self.ids)] = np.bincount(rows, minlength=len(self.ids))
+        columns.state[RING_N] = len(rows)
+        columns.state[RING_NEXT] = len(rows) % size

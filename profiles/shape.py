@@ -1,0 +1,101 @@
+"""The sizes of a profile and the constants of the fold, as plain values with their reasons.
+
+What changes bytes of a record's facts is in the fingerprint: a store made with another one is
+refused (`StoreMismatch`), and the way on is a new generation. What only changes learning (rates,
+negatives) may be changed between two runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a record; they can't change within a generation.
+
+    n_factors: K. history: events kept, newest first. n_tokens: words kept of a pending query.
+    """
+
+    n_factors: int = 64
+    history: int = 10
+    n_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("n_factors", self.n_factors, 1024),
+            ("history", self.history, 255),
+            ("n_tokens", self.n_tokens, 255),
+        ):
+            if not 1 <= value <= most:
+                raise ValueError(f"{name} is {value}; it must be 1 to {most}")
+
+
+@dataclass(frozen=True, slots=True)
+class FoldConfig:
+    """The constants of the fold (MODEL section 3).
+
+    n_recent, n_uniform: negatives from the ring of recent positives and from all seen items; half
+        of each, for the uniform ones keep rare items apart and the recent ones popular items.
+    rate, sum_start: AdaGrad's step and the start of its sums. l2: decay of an item row, a share
+        of its step.
+    recency: weight of a history entry against the next newer one. sharpness: how much less an
+        entry counts that points elsewhere than the newest. context_scale: of the folded context
+        against the long-term vector.
+    n_ring: recent positives to draw from. popularity_half_life_s: of an item's count, event time.
+    popularity_weight: of log(count + .1) in the score.
+    retention_ms: a profile whose newest event is older starts afresh; 0: kept for ever.
+    n_seen_slots: offsets within which a repeated event id is recognised.
+    max_norm: a longer user vector is cut to this length for its step. It is never reached on
+        honest data (the longest seen is near 10); it keeps a wrong rate from ending in NaN.
+    learn: False folds facts only and leaves vectors and items alone (`rebuild --check`).
+    """
+
+    shape: ModelShape = field(default_factory=ModelShape)
+    n_recent: int = 8
+    n_uniform: int = 8
+    rate: float = 0.1
+    sum_start: float = 0.1
+    l2: float = 0.001
+    recency: float = 0.7
+    sharpness: float = 2.0
+    context_scale: float = 2.0
+    n_ring: int = 5_000
+    popularity_half_life_s: float = 86_400.0
+    popularity_weight: float = 0.2
+    retention_ms: int = 0
+    n_seen_slots: int = 262_144
+    max_norm: float = 1_000.0
+    learn: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_recent < 0 or self.n_uniform < 0:
+            raise ValueError("n_recent and n_uniform can't be negative")
+        if self.n_ring < 1 or self.n_seen_slots < 1:
+            raise ValueError("n_ring and n_seen_slots must be at least 1")
+        if self.popularity_half_life_s <= 0:
+            raise ValueError("popularity_half_life_s must be above 0")
+        if self.retention_ms < 0:
+            raise ValueError("retention_ms can't be negative; 0 keeps profiles for ever")
+
+    def fingerprint(self, *more: str) -> str:
+        """32 hex digits of all that decides the facts; `more`: the shop's own kinds, say.
+
+        >>> FoldConfig().fingerprint() == FoldConfig(rate=0.2).fingerprint()
+        True
+        >>> FoldConfig().fingerprint() == FoldConfig(retention_ms=1).fingerprint()
+        False
+        """
+        parts = [
+            f"record={RECORD_VERSION}",
+            f"factors={self.shape.n_factors}",
+            f"history={self.shape.history}",
+            f"tokens={self.shape.n_tokens}",
+            f"retention={self.retention_ms}",
+            f"seen={self.n_seen_slots}",
+            *more,
+        ]
+        return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
