@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from streams.errors import PartitionRevoked
+from streams.errors import BrokerAway, PartitionRevoked
 from streams.partition_buffers import State
 from streams.reader import PartitionReader, check_topic_exists, kafka_consumer, start_client
 
@@ -141,6 +141,22 @@ class BatchConsumer(PartitionReader):
         Coalesced, about once a second; errors are logged only.
         """
         self._commits[partition] = next_offset
+
+    async def still_ours(self, partition: int, next_offset: int) -> bool:
+        """Ask the coordinator whether this partition is still ours, by a Kafka commit.
+
+        False: we are no member any more, or a rebalance is under way, which will tell. Raises
+        BrokerAway when nobody answers: ask again.
+        """
+        if partition not in self.assigned():
+            return False
+        try:
+            await self._consumer.commit({TopicPartition(self.topic, partition): next_offset})
+        except (CommitFailedError, IllegalStateError):
+            return False
+        except KafkaError as error:
+            raise BrokerAway(f"group of {self.topic}: {error}") from error
+        return partition in self.assigned()
 
     # Called by aiokafka's group task --------------------------------------------------------
 

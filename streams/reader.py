@@ -170,6 +170,15 @@ class PartitionReader:
         self._opened_at[partition] = time.time()
         self._changed.set()
 
+    def release(self, partition: int) -> None:
+        """Hand nothing more out of this partition: its `next_batch` raises PartitionRevoked.
+
+        For a stop that must end the work on a batch before the group is left.
+        """
+        buffer = self._buffers.get(partition)
+        if buffer is not None:
+            buffer.mark(State.CLOSED)
+
     def assigned(self) -> set[int]:
         """Partitions that are ours now, read or not."""
         return {p for p, buffer in self._buffers.items() if buffer.state is not State.CLOSED}
