@@ -1,0 +1,160 @@
+"""Replica: reads a whole topic, from its beginning and without a group, and keeps reading.
+
+For topics that every process needs entirely (the catalogue). What stays true: messages of a
+partition arrive in order and each at least once; after `caught_up`, everything that was in the
+topic when the replica started has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams.batch import Message
+from streams.errors import BrokerAway, StreamsError
+from streams.reader import HOPELESS, check_topic_exists, kafka_consumer, start_client
+
+log = logging.getLogger(__name__)
+
+MAX_POLL_RECORDS: Final = 500
+"""Messages handled before the event loop gets its turn."""
+
+STUCK_S: Final = 30.0
+"""Without any answer for so long the client is made anew: aiokafka can be stuck for good after a
+broker came back (#1154). An idle broker answers four times a second."""
+
+RETRY_S: Final = 1.0
+
+
+class Replica:
+    """Hands every message of a topic to ``on_message``.
+
+    on_message: called on the event loop, one message at a time; quick. What it raises ends the
+    replica: `caught_up` and `wait` raise it.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        on_message: Callable[[Message], None],
+        client_id: str = "foldstream-replica",
+    ) -> None:
+        self.bootstrap = bootstrap
+        self.topic = topic
+        self._on_message = on_message
+        self._client_id = client_id
+        self._next_offsets: dict[int, int] = {}
+        self._goal: dict[int, int] = {}
+        self._caught_up = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.n_messages = 0
+
+    async def start(self) -> None:
+        """Connect and begin to read. Raises BrokerAway or TopicMissing."""
+        n_partitions = await check_topic_exists(self.bootstrap, self.topic)
+        consumer = await self._connect()
+        partitions = [TopicPartition(self.topic, p) for p in range(n_partitions)]
+        try:
+            begins = await consumer.beginning_offsets(partitions)
+            ends = await consumer.end_offsets(partitions)
+        except KafkaError as error:
+            await consumer.stop()
+            raise BrokerAway(f"offsets of {self.topic}: {error}") from error
+        self._next_offsets = {tp.partition: offset for tp, offset in begins.items()}
+        self._goal = {tp.partition: offset for tp, offset in ends.items()}
+        self._task = asyncio.create_task(self._run(consumer), name=f"replica {self.topic}")
+
+    async def stop(self) -> None:
+        """Stop reading; never raises what ended the replica before."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def caught_up(self) -> None:
+        """Return once everything that was in the topic at the start has been handed over.
+
+        Raises what ended the replica.
+        """
+        if self._task is None:
+            raise StreamsError("the replica is not started")
+        reached = asyncio.create_task(self._caught_up.wait())
+        try:
+            await asyncio.wait([reached, self._task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reached.cancel()
+        if not self._caught_up.is_set():
+            self._task.result()
+
+    async def wait(self) -> None:
+        """Return when the replica was stopped; raise what ended it."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            if not self._task.cancelled():
+                self._task.result()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether `caught_up` would return at once."""
+        return self._caught_up.is_set()
+
+    def next_offsets(self) -> dict[int, int]:
+        """For each partition, the position behind what was handed over."""
+        return dict(self._next_offsets)
+
+    async def _connect(self) -> Any:
+        # earliest: when compaction or retention has overtaken us, the oldest message left is the
+        # right place to go on for a reader that only wants the present state.
+        consumer = kafka_consumer(self.bootstrap, self._client_id, auto_offset_reset="earliest")
+        await start_client(consumer, self.bootstrap)
+        return consumer
+
+    async def _run(self, consumer: Any) -> None:
+        while True:
+            try:
+                await self._read(consumer)
+            except HOPELESS as error:
+                raise StreamsError(f"{self.topic} can't be read: {error!r}") from error
+            except (KafkaError, BrokerAway) as error:
+                log.warning("reading all of %s: %r; connecting again", self.topic, error)
+            finally:
+                await consumer.stop()
+            consumer = await self._reconnect()
+
+    async def _reconnect(self) -> Any:
+        while True:
+            await asyncio.sleep(RETRY_S)
+            with contextlib.suppress(BrokerAway):
+                return await self._connect()
+
+    async def _read(self, consumer: Any) -> None:
+        """Read from the positions reached so far, until the client fails or is stuck."""
+        partitions = [TopicPartition(self.topic, p) for p in self._next_offsets]
+        consumer.assign(partitions)
+        for tp in partitions:
+            consumer.seek(tp, self._next_offsets[tp.partition])
+        answered_at = time.time()
+        while True:
+            self._note_progress()
+            fetched = await consumer.getmany(timeout_ms=100, max_records=MAX_POLL_RECORDS)
+            for tp in partitions:
+                for record in fetched.get(tp, ()):
+                    self._on_message(record)
+                    self.n_messages += 1
+                self._next_offsets[tp.partition] = await consumer.position(tp)
+                answered_at = max(answered_at, (consumer.last_poll_timestamp(tp) or 0) / 1_000)
+            if time.time() - answered_at > STUCK_S:
+                raise BrokerAway(f"no answer for {STUCK_S:.0f} s")
+
+    def _note_progress(self) -> None:
+        if not self._caught_up.is_set() and all(
+            self._next_offsets[p] >= end for p, end in self._goal.items()
+        ):
+            self._caught_up.set()

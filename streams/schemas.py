@@ -1,0 +1,44 @@
+"""JSON Schemas of what travels on the topics, generated from the structs of `streams.events`.
+
+What a schema refuses, the codec refuses, and the other way round (but for the Kafka key, the
+size limit and UTF-8, which no schema can say): "bad" means refused by these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from streams.events import (
+    Impression,
+    Item,
+    ProfileChange,
+    Recommendation,
+    Request,
+    event_union,
+)
+
+
+def schemas(extra_kinds: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """The JSON Schema (draft 2020-12) of each topic's values, by the topic's name after the dot.
+
+    extra_kinds: a shop's own kinds of interaction.
+
+    >>> sorted(schemas())[:3]
+    ['events', 'impressions', 'items']
+    """
+    types: dict[str, Any] = {
+        "events": event_union(extra_kinds),
+        "items": Item,
+        "impressions": Impression,
+        "requests": Request,
+        "profile-changes": ProfileChange,
+        "recommendations": Recommendation,
+    }
+    return {
+        suffix: {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        | msgspec.json.schema(struct)
+        for suffix, struct in types.items()
+    }
