@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,14 +77,6 @@ def _data_root() -> Path:
     return Path(os.environ.get("FOLDSTREAM_DATA") or CHECKOUT.parent / "shared" / "data")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Keep what the run must know at its end."""
-    config.stash[_FORBIDDEN] = []
-
-
-_FORBIDDEN = pytest.StashKey[list[str]]()
-
-
 @pytest.fixture(scope="session")
 def require_data() -> Callable[[str], Path]:
     """``require_data(name)``: the folder of one public data set, or a skip with the reason."""
@@ -104,3 +96,52 @@ def data_folder() -> Path:
     if not _data_root().is_dir():
         pytest.skip(f"no folder {_data_root()}: set FOLDSTREAM_DATA")
     return _data_root()
+
+
+# Where the parts are there, a skip is a failure: FOLDSTREAM_NO_SKIP=1, set by .ci/run.
+
+_SKIPPED = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the forbidden skips of this run."""
+    config.stash[_SKIPPED] = []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever asks for the data sets is a `data` test."""
+    for item in items:
+        if {"require_data", "data_folder"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("data")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note a skip of a browser test, and of a data test where the data sets are."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        browser = item.get_closest_marker("browser")
+        data = item.get_closest_marker("data") and _data_root().is_dir()
+        if browser or data:
+            item.config.stash[_SKIPPED].append(item.nodeid)
+    return report
+
+
+def _forbidden_skips(config: pytest.Config) -> list[str]:
+    return config.stash[_SKIPPED] if os.environ.get("FOLDSTREAM_NO_SKIP") == "1" else []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run for its forbidden skips."""
+    if session.exitstatus == pytest.ExitCode.OK and _forbidden_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Name them."""
+    for nodeid in _forbidden_skips(config):
+        terminalreporter.write_line(f"SKIPPED WHERE IT MAY NOT BE: {nodeid}", red=True)
