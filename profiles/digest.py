@@ -38,6 +38,11 @@ class FactsDigest:
         self.total = (self.total + int.from_bytes(hashed, "little")) & _MASK
         self.n_profiles += 1
 
+    def merge(self, other: FactsDigest) -> None:
+        """Take all profiles of another digest in."""
+        self.total = (self.total + other.total) & _MASK
+        self.n_profiles += other.n_profiles
+
     @property
     def hex(self) -> str:
         """32 hexadecimal digits, for reports."""
