@@ -26,6 +26,7 @@ from profiles.kernel import (
     Constants,
     fold_events,
 )
+from profiles.seen import SeenRing
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
 
@@ -107,7 +108,7 @@ def fold_batch(
 def warmup(config: FoldConfig | None = None) -> None:
     """Compile all that a fold needs, or load it from the cache of an earlier run.
 
-    Some 15 s the first time, under a second after: call it in a thread while the broker starts.
+    Some 20 s the first time, about one after that: call it in a thread while the broker starts.
     """
     config = config or FoldConfig()
     profiles = ProfileTable(config.shape, capacity=1)
@@ -130,6 +131,7 @@ def warmup(config: FoldConfig | None = None) -> None:
     report = fold_batch(profiles, items, interactions, config, watermark_ms=0)
     records: list[bytes | None] = list(profiles.pack(report.user_rows))
     profiles.load(profiles.user_ids(report.user_rows), records)
+    SeenRing(n_slots=1).filter([0], [1], start=0, end=1)
 
 
 def _constants(config: FoldConfig) -> Constants:

@@ -2,8 +2,8 @@
 
 Owns ids, vectors, AdaGrad sums, decayed counts, the ring of recent positives and the list of items
 seen, and what of it changed since the last snapshot and the last delta. Rows are local to this
-process: nothing outside names one, a snapshot's own chunks excepted. A vector starts from the hash
-of its id, so the order in which items are interned changes nothing.
+process: nothing outside names one but the views that follow this table. A vector starts from the
+hash of its id, so the order in which items are interned changes nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from profiles.errors import SnapshotBroken
 from profiles.hashing import HashIndex, item_hash
 from profiles.negatives import start_vectors
 from profiles.shape import FoldConfig, ModelShape
+from profiles.view import ItemDelta as ItemDelta
+from profiles.view import ItemView as ItemView
 
 START_DEVIATION = 0.2
 """Standard deviation of a start vector's numbers (MODEL section 3, items without text)."""
@@ -85,27 +87,6 @@ class ItemSnapshot:
     n_chunks: int
 
 
-@dataclass(frozen=True, slots=True)
-class ItemDelta:
-    """Rows that changed, copied: safe to hand to another thread.
-
-    rows: int32 (N,), rising. first_new, new_ids: items interned since the last delta.
-    """
-
-    first_new: int
-    new_ids: list[str]
-    rows: NDArray[np.int32]
-    vectors: NDArray[np.float32]
-    counts: NDArray[np.float64]
-    count_ms: NDArray[np.int64]
-    n_positive: NDArray[np.int64]
-    clock_ms: int
-    n_learned: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 class ItemTable:
     """All items of one fold process. Not safe for two threads at once."""
 
@@ -151,7 +132,11 @@ class ItemTable:
         return self._row_of.get(item_id)
 
     def take_delta(self) -> ItemDelta:
-        """What changed since the last call, copied, in the thread that folds."""
+        """What changed since the last call, copied, in the thread that folds.
+
+        The first delta of a table, restored ones too, begins at row 0 and holds every row: a view
+        that gets it starts over. So one caller takes deltas and gives each to all views.
+        """
         columns, n = self.columns, len(self.ids)
         rows = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_DELTA).astype(np.int32)
         columns.changed[rows] &= 0xFF ^ CHANGED_FOR_DELTA
