@@ -1,0 +1,3 @@
+#!/bin/sh
+# `foldstream` inside the image, where the project is run from its sources.
+exec python -m agents "$@"
