@@ -110,7 +110,7 @@ class EventCodec:
                 value.decode()
             event = self._decoder.decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise self._reason(value, error) from error
+            event = self._second_look(value, error)
         if key is None:
             raise DecodeError("missing_key", "the key of an event is its user_id")
         if key != event.user_id.encode():
@@ -152,44 +152,64 @@ class EventCodec:
             except DecodeError as error:
                 rejects.append(Reject(record, error.code, error.detail))
                 continue
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                reason = self._reason(value or b"", error)
-                rejects.append(Reject(record, reason.code, reason.detail))
-                continue
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                try:
+                    event, digest = self.decode(value, record.key, ())
+                except DecodeError as error:
+                    rejects.append(Reject(record, error.code, error.detail))
+                    continue
             events.append(event)
             offsets.append(record.offset)
             appended.append(record.timestamp)
             hashes.append(digest)
         return batch
 
-    def _reason(self, value: bytes, error: Exception) -> DecodeError:
-        """Why these bytes are no event: the slow path, taken once for each bad message.
+    def _second_look(self, value: bytes, error: Exception) -> Event:
+        """The event after all, or DecodeError with the reason: the slow path of a bad message.
 
         msgspec stops at the first fault, so bytes that break off behind a wrong field come as
         a wrong field; the whole document is parsed again to tell bad JSON from a bad event.
+        Whole numbers written as ``5.0`` or ``1.7e12`` are integers to JSON Schema, so to us too.
         """
-        if isinstance(error, UnicodeDecodeError):
-            return DecodeError("invalid_utf8", f"byte {error.start}: {error.reason}")
-        if isinstance(error, RecursionError):
-            return DecodeError("too_deep", "JSON nested deeper than the parser's limit")
         try:
+            if isinstance(error, UnicodeDecodeError | RecursionError):
+                raise error
             document = msgspec.json.decode(value)
         except RecursionError:
-            return DecodeError("too_deep", "JSON nested deeper than the parser's limit")
-        except UnicodeDecodeError as unicode_error:
-            return DecodeError("invalid_utf8", unicode_error.reason)
-        except msgspec.DecodeError as json_error:
-            return DecodeError("invalid_json", str(json_error))
-        kind = document.get("type") if isinstance(document, dict) else None
+            reason = DecodeError("too_deep", "JSON nested deeper than the parser's limit")
+        except UnicodeDecodeError as fault:
+            reason = DecodeError("invalid_utf8", f"byte {fault.start}: {fault.reason}")
+        except msgspec.DecodeError as fault:
+            # Valid JSON, and no number that a float can hold: a bound, not the syntax.
+            code = "invalid_event" if "out of range" in str(fault) else "invalid_json"
+            reason = DecodeError(code, str(fault))
+        else:
+            return self._from_document(document, str(error))
+        raise reason from error
+
+    def _from_document(self, document: Any, detail: str) -> Event:
+        """An event from parsed JSON; detail: what was wrong with it at the first look."""
+        if not isinstance(document, dict):
+            raise DecodeError("invalid_event", detail)
+        value = msgspec.json.encode(
+            {
+                name: int(field) if isinstance(field, float) and field.is_integer() else field
+                for name, field in document.items()
+            }
+        )
+        kind = document.get("type")
         if isinstance(kind, str) and kind in self._control_types:
             try:
                 self._controls.decode(value)
-            except msgspec.ValidationError as control_error:
-                return DecodeError("invalid_event", str(control_error))
-            return DecodeError("not_supported_yet", f"events of type {kind!r} come later")
+            except msgspec.ValidationError as error:
+                raise DecodeError("invalid_event", str(error)) from error
+            raise DecodeError("not_supported_yet", f"events of type {kind!r} come later")
         if isinstance(kind, str) and kind not in self._folded_types:
-            return DecodeError("unknown_type", f"type {kind[:64]!r} is not known to this worker")
-        return DecodeError("invalid_event", str(error))
+            raise DecodeError("unknown_type", f"type {kind[:64]!r} is not known to this worker")
+        try:
+            return self._decoder.decode(value)
+        except msgspec.ValidationError as error:
+            raise DecodeError("invalid_event", str(error)) from error
 
     def _unpack_cloud_event(
         self, value: bytes, key: bytes | None, headers: Headers
