@@ -26,7 +26,7 @@ MAX_REMEMBERED_KEYS = 1_000_000
 
 
 class BulkProducer:
-    """Sends keyed messages in large batches; one for a process, for one task at a time.
+    """Sends keyed messages in large batches; also from several tasks.
 
     bootstrap: host:port,...; client_id: shown in the broker's logs.
     """
@@ -69,13 +69,14 @@ class BulkProducer:
         place = (topic, self._partitions.get((topic, key), -1))
         if place[1] < 0:
             place = (topic, await self._partition_of(topic, key))
-        builder = self._open.get(place)
-        if builder is None:
-            builder = self._open[place] = self._producer.create_batch()
-        if builder.append(key=key, value=value, timestamp=None) is None:
+        while True:
+            builder = self._open.get(place)
+            if builder is None:
+                builder = self._open[place] = self._producer.create_batch()
+            # An empty batch takes a message of any size, so this ends at the second turn.
+            if builder.append(key=key, value=value, timestamp=None) is not None:
+                return
             await self._send(place)
-            builder = self._open[place] = self._producer.create_batch()
-            builder.append(key=key, value=value, timestamp=None)
 
     async def send_open(self) -> None:
         """Hand all open batches to the broker connection, without waiting for their answers."""
@@ -103,7 +104,9 @@ class BulkProducer:
 
     async def _send(self, place: tuple[str, int]) -> None:
         self._raise_failure()
-        builder = self._open.pop(place)
+        builder = self._open.pop(place, None)
+        if builder is None:  # another task was quicker
+            return
         try:
             future = await self._producer.send_batch(builder, place[0], partition=place[1])
         except KafkaError as error:
