@@ -27,9 +27,9 @@ class Guarded:
 
     name: for messages. command: argv. log: file that takes the server's output (appended).
     grace_s: seconds between SIGTERM and SIGKILL when it is stopped or we die; 0 = SIGKILL at once.
-    remove: a folder the guardian deletes once the server is gone (throw-away data), and then the
-    folder above, if that is empty. hold: file descriptors kept open until the guardian ends, so
-    that a lock outlives us as long as the server does.
+    remove: a folder the guardian deletes after a stop or our death (throw-away data), and then the
+    folder above, if that is empty; a crash or `kill` leaves it. hold: file descriptors kept open
+    until the guardian ends, so that a lock outlives us as long as the server does.
     Raises EmbeddedError if the program can't be executed.
     """
 
@@ -51,13 +51,15 @@ class Guarded:
             "log": str(log),
             "parent": os.getpid(),
             "grace_s": grace_s,
-            "remove": [str(remove)] if remove else [],
+            "remove": str(remove) if remove else None,
         }
         self._guardian = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARDIAN), json.dumps(order)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Java finds no file with a non-ASCII path under a plain C locale.
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
             start_new_session=True,  # Ctrl-C goes to us; we stop the servers in order
             pass_fds=tuple(hold),
         )

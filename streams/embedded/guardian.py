@@ -9,7 +9,8 @@ library only: it runs with `-I -S`, so it starts in some 20 ms and sees none of 
 
 Protocol: argv[1] is a JSON object {command, log, parent, grace_s, remove}; the server's pid (or
 ``error <text>``) is the one line on stdout; a byte ``k`` on stdin means "kill now", end of file
-means "stop". Exit status is the server's.
+means "stop". Exit status is the server's. The folder `remove` goes after a stop, not after a crash
+(of itself, or asked for): a server that is started again finds its data.
 """
 
 from __future__ import annotations
@@ -75,23 +76,24 @@ def main() -> int:
             return 127
     _answer(str(server.pid))
     grace_s = float(order["grace_s"])
+    crashed = True  # unless we are asked to stop it, or have lost our parent
     while server.poll() is None:
         if os.getppid() != order["parent"]:
+            crashed = False
             _stop(server, grace_s)
             break
         # A dead server is noticed within POLL_S too; the pipe wakes us at once.
         if not select.select([0], [], [], POLL_S)[0]:
             continue
-        word = os.read(0, 1)
-        _stop(server, 0.0 if word == b"k" else grace_s)
+        crashed = os.read(0, 1) == b"k"
+        _stop(server, 0.0 if crashed else grace_s)
         break
     status = server.wait()
-    for folder in order["remove"]:
-        shutil.rmtree(folder, ignore_errors=True)
-    if order["remove"]:
+    if order["remove"] and not crashed:
+        shutil.rmtree(order["remove"], ignore_errors=True)
         # The folder above is shared with the other servers: the last guardian out removes it.
         with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(order["remove"][0]))
+            os.rmdir(os.path.dirname(order["remove"]))
     return status if status >= 0 else 128 - status
 
 

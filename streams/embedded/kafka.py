@@ -64,7 +64,7 @@ class KafkaServer:
     """A broker in `folder`, running from `start` to `stop`.
 
     port: the port to listen on (EmbeddedError if taken), or None for the one of the last run, if
-    free, else a free one. ephemeral: the folder is deleted at the end and nothing is flushed.
+    free, else a free one. ephemeral: the folder is deleted after a stop (not after a kill).
     hold: descriptors the guardian keeps open (see `Guarded`).
     """
 
@@ -182,7 +182,12 @@ class KafkaServer:
         command = [*self._java(), "kafka.tools.StorageTool", "format"]
         command += ["--ignore-formatted", "-t", new_cluster_id(), "-c", config]
         process = Guarded(
-            "formatting the broker's folder", command, self.folder / "format.log", grace_s=0.0
+            "formatting the broker's folder",
+            command,
+            self.folder / "format.log",
+            grace_s=0.0,
+            remove=self.folder if self._ephemeral else None,
+            hold=self._hold,
         )
         if process.wait(START_TIMEOUT_S) != 0:
             process.stop()
@@ -263,5 +268,6 @@ def answers_metadata(host: str, port: int, timeout_s: float = 2.0) -> bool:
 
 
 def _escaped(path: Path) -> str:
-    """A path for a Java properties file."""
-    return str(path).replace("\\", "\\\\")
+    """A path for a Java properties file, which is Latin-1 with UTF-16 escapes."""
+    units = memoryview(str(path).replace("\\", "\\\\").encode("utf-16-le")).cast("H")
+    return "".join(chr(unit) if unit < 128 else f"\\u{unit:04x}" for unit in units)

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from streams.errors import EmbeddedError
 
 LOOPBACK = "127.0.0.1"
+BUS = 10_000  # what a cluster node adds to its port for its own bus
+_given: set[int] = set()
 
 
 def is_free(port: int) -> bool:
@@ -25,9 +27,10 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(n: int) -> list[int]:
-    """`n` different free ports below 55,000.
+    """`n` different free ports that this process has not been given before.
 
-    Below, because a cluster node of the store also listens on its port + 10,000.
+    Not before, because two servers that start side by side ask before either listens. Below 55,000
+    and with port + 10,000 free too, because a cluster node of the store also listens there.
     """
     found: list[int] = []
     with ExitStack() as held:
@@ -35,7 +38,8 @@ def free_ports(n: int) -> list[int]:
             probe = held.enter_context(socket.socket())
             probe.bind((LOOPBACK, 0))
             port = int(probe.getsockname()[1])
-            if port < 55_000:
+            if port < 55_000 and port not in _given and is_free(port + BUS):
+                _given.add(port)
                 found.append(port)
             if len(found) == n:
                 return found

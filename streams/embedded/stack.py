@@ -107,6 +107,7 @@ class Stack:
         self._redis_port = redis_port
         self._min_free_bytes = min_free_bytes
         self._on_step = on_step
+        self._scratch: Path | None = None
         self._stopping = False
         self._lock: int | None = None
         self._info: StackInfo | None = None
@@ -165,6 +166,9 @@ class Stack:
             server.stop()
         self.broker = self.store = None
         self._info = None
+        if self._scratch is not None:  # what a failed start or a crash left
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -233,7 +237,9 @@ class Stack:
 
     def _start_servers(self) -> None:
         assert self._lock is not None
-        folder = Path(tempfile.mkdtemp(prefix="foldstream-")) if self.ephemeral else self.data_dir
+        folder = self.data_dir
+        if self.ephemeral:
+            folder = self._scratch = Path(tempfile.mkdtemp(prefix="foldstream-"))
         self._check_disk(folder)
         hold = (self._lock,)
         if self._redis_url is None:

@@ -83,8 +83,8 @@ class StoreServer:
     """A server in `folder`, running from `start` to `stop`.
 
     port: the port to listen on (EmbeddedError if taken), or None for the one of the last run, if
-    free, else a free one. ephemeral: nothing is written, and the folder is deleted at the end; else
-    the append-only file is synced every second. cluster: a node of a cluster, for `StoreCluster`.
+    free, else a free one. ephemeral: nothing is written, and the folder is deleted after a
+    stop; else the append-only file is synced every second. cluster: a node for `StoreCluster`.
     hold: descriptors the guardian keeps open (see `Guarded`).
     """
 

@@ -111,6 +111,15 @@ def test_throw_away_data_goes_with_the_server(tmp_path: Path) -> None:
     assert not (tmp_path / "outer").exists()
 
 
+def test_data_survives_a_crash(tmp_path: Path) -> None:
+    folder = tmp_path / "outer" / "inner"
+    folder.mkdir(parents=True)
+    server = Guarded("a server", ["sleep", "600"], folder / "log", grace_s=0, remove=folder)
+    server.kill()
+    assert not process_runs(server.pid)
+    assert folder.exists()
+
+
 def test_a_program_that_cannot_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedError, match="a server: can't run /no/such/program"):
         Guarded("a server", ["/no/such/program"], tmp_path / "log", grace_s=0)

@@ -99,7 +99,8 @@ def test_a_dead_run_is_recovered(holder: Holder, kafka: str) -> None:
 async def test_topics_and_keys_survive_the_kill_of_the_process_that_holds_the_stack(
     tmp_path: Path,
 ) -> None:
-    held = Holder(tmp_path / "data")
+    folder = tmp_path / "données 1"  # a space and a letter that a properties file escapes
+    held = Holder(folder)
     topics = TopicSet(prefix="kept", partitions=2)
     try:
         await ensure_topics(held.info.kafka, topics.all())
@@ -108,7 +109,7 @@ async def test_topics_and_keys_survive_the_kill_of_the_process_that_holds_the_st
         held.kill()
     for pid in held.info.pids.values():
         assert wait_gone(pid, WAIT_S)
-    with Stack(tmp_path / "data") as again:
+    with Stack(folder) as again:
         assert ask(port_of(again.redis), "GET", "key") == "value"
         admin = AIOKafkaAdminClient(bootstrap_servers=again.kafka)
         await admin.start()
