@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -64,7 +66,10 @@ def register(app: typer.Typer) -> None:
             else:
                 output.console.print(one_line(record), soft_wrap=True)
 
-        run(_tail(tail, user, limit, show))
+        try:
+            run(_tail(tail, user, limit, show))
+        except BrokenPipeError:  # `foldstream tail events | head`: the reader has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def full_name(topic: str, topics: TopicSet) -> str:
