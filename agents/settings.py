@@ -52,7 +52,12 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `load_settings` hands over: it reads the sources itself, to name them."""
         return (init_settings,)
@@ -60,7 +65,6 @@ class Settings(BaseSettings):
     # Where things are
     kafka: str = Field("127.0.0.1:9092", description="bootstrap servers, host:port,...")
     redis: str = Field("redis://127.0.0.1:6379/0", description="URL of the store")
-    redis_cluster: bool = Field(False, description="the store is a Redis Cluster")
     data_dir: Path = Field(Path(".foldstream"), description="stack, locks and ingest positions")
     host: str = Field("127.0.0.1", description="address that the dashboard listens on")
     port: int = Field(0, ge=0, le=65_535, description="port of the dashboard; 0: any free one")
@@ -92,7 +96,7 @@ class Settings(BaseSettings):
     n_recent_negatives: int = Field(8, ge=0, le=256)
     n_uniform_negatives: int = Field(8, ge=0, le=256)
     learning_rate: float = Field(0.1, gt=0, le=1)
-    popularity_half_life_s: float = Field(3 * 86_400.0, gt=0)
+    popularity_half_life_s: float = Field(86_400.0, gt=0, description="of an item's count")
     profile_retention_s: float = Field(0.0, ge=0, description="0: profiles are kept for ever")
     kinds: tuple[KindSetting, ...] = Field((), description="the shop's own interactions")
 
@@ -100,6 +104,7 @@ class Settings(BaseSettings):
     n_recommendations: int = Field(20, ge=1, le=1_000)
     placement: str = Field("home", min_length=1, max_length=64)
     exclude_out_of_stock: bool = True
+    exclude_current: bool = Field(True, description="leave out what the user looked at last")
     exclude_bought: bool = Field(False, description="leave out what the user bought recently")
     n_reasons: int = Field(3, ge=0, le=10)
 

@@ -119,8 +119,8 @@ class PartitionReader:
         self._fetch_task: asyncio.Task[None] | None = None
         self._turned_at = time.monotonic()
         self._n_corrupt = 0
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Gets the exception that ended the reader; never a result."""
+        self.failed: asyncio.Future[None]
+        """From the start on: gets the exception that ended the reader; never a result."""
 
     # What the owner calls -------------------------------------------------------------------
 
@@ -245,6 +245,7 @@ class PartitionReader:
     # For subclasses -------------------------------------------------------------------------
 
     def _start_fetching(self) -> None:
+        self.failed = asyncio.get_running_loop().create_future()
         self._fetch_task = asyncio.create_task(self._fetch(), name=f"fetch {self.topic}")
 
     async def _stop_fetching(self) -> None:

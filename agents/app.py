@@ -1,0 +1,291 @@
+"""The application: every object is made and wired here. Start reading here.
+
+`build_app(settings)` makes a Faust application and the services that hang on it. Faust gives the
+lifecycle and runs the low-rate agent on `requests`; whatever may not lose an event is a service
+that owns its consumer and commits by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import faust
+import structlog
+from mode import Service
+
+from agents.catalogue import Catalogue
+from agents.exchange import SnapshotReader, SnapshotWriter
+from agents.http.server import HttpServer
+from agents.metrics import Metrics
+from agents.model import Model
+from agents.partition_fold import Limits
+from agents.ranking import Ranking, RankingRules
+from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
+from agents.settings import Settings
+from agents.translate import Translator
+from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
+from profiles.shape import RECORD_VERSION, FoldConfig, ModelShape
+from profiles.store import ProfileStore, StoreConfig
+from profiles.store_scan import MetaInfo
+from profiles.view import ItemView
+from streams.codec import EventCodec
+from streams.consumer import ConsumerConfig
+from streams.producer import Producer
+from streams.topics import TopicSet, ensure_topics
+
+logger = structlog.get_logger(__name__)
+
+
+def fold_config_of(settings: Settings) -> FoldConfig:
+    """Sizes of a profile and constants of the fold."""
+    return FoldConfig(
+        shape=ModelShape(n_factors=settings.n_factors, history=settings.history),
+        n_recent=settings.n_recent_negatives,
+        n_uniform=settings.n_uniform_negatives,
+        rate=settings.learning_rate,
+        popularity_half_life_s=settings.popularity_half_life_s,
+        retention_ms=int(settings.profile_retention_s * 1_000),
+        n_seen_slots=settings.seen_window,
+    )
+
+
+def fingerprint_of(settings: Settings) -> str:
+    """Of all that may not change under a generation's records, the shop's own kinds included."""
+    return fold_config_of(settings).fingerprint(
+        *(f"{kind.name}:{kind.weight}:{kind.positive}" for kind in settings.kinds)
+    )
+
+
+def store_of(settings: Settings, generation: str | None = None) -> ProfileStore:
+    """The store of a generation (default: the one in the settings)."""
+    return ProfileStore(
+        StoreConfig(
+            url=settings.redis,
+            generation=generation or settings.generation,
+            partitions=settings.partitions,
+            prefix=settings.store_prefix,
+            fingerprint=fingerprint_of(settings),
+            timeout_s=settings.store_timeout_s,
+        )
+    )
+
+
+def topics_of(settings: Settings) -> TopicSet:
+    """The topics by the names and counts in the settings."""
+    return TopicSet(settings.topic_prefix, settings.partitions)
+
+
+async def prepare_topics(settings: Settings) -> None:
+    """Create the topics that are missing; warn of settings that differ from what we declare."""
+    report = await ensure_topics(settings.kafka, topics_of(settings).all(), settings.replication)
+    for name in report.created:
+        logger.info("topic created", topic=name)
+    for drift in report.drift:
+        logger.warning("topic differs from what we declare", drift=str(drift))
+
+
+class StoreSession(Service):
+    """The store is there and is the one we think it is; otherwise the worker doesn't start."""
+
+    def __init__(self, settings: Settings, store: ProfileStore) -> None:
+        super().__init__()
+        self._settings = settings
+        self._store = store
+
+    async def on_start(self) -> None:
+        settings = self._settings
+        await self._store.start()
+        await self._store.ensure_meta(
+            MetaInfo(
+                generation=settings.generation,
+                prefix=settings.store_prefix,
+                n_partitions=settings.partitions,
+                record_format=RECORD_VERSION,
+            )
+        )
+
+    async def on_stop(self) -> None:
+        await self._store.close()
+
+
+class Sending(Service):
+    """Opens and closes the producer."""
+
+    def __init__(self, producer: Producer) -> None:
+        super().__init__()
+        self._producer = producer
+
+    async def on_start(self) -> None:
+        await self._producer.start()
+
+    async def on_stop(self) -> None:
+        await self._producer.stop()
+
+
+class Readiness(Service):
+    """Started last: from here on the worker serves. Tells whoever waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def on_started(self) -> None:
+        self.reached.set()
+        logger.info("worker ready")
+
+
+@dataclass
+class Worker:
+    """One worker's parts, for commands, pages and tests; None where an agent isn't run here."""
+
+    app: faust.App
+    settings: Settings
+    metrics: Metrics
+    store: ProfileStore
+    producer: Producer
+    readiness: Readiness
+    catalogue: Catalogue | None = None
+    model: Model | None = None
+    view: ItemView | None = None
+    updater: ProfileUpdater | None = None
+    snapshots: SnapshotWriter | None = None
+    ranking: Ranking | None = None
+    scorer: ScoringService | None = None
+    answerer: RequestAnswerer | None = None
+    http: HttpServer | None = None
+    services: list[Service] = field(default_factory=list)
+
+
+def build_app(settings: Settings, number: int = 0) -> Worker:
+    """Make one worker.
+
+    number: tells workers on one host and data directory apart, for their group membership.
+    """
+    topics = topics_of(settings)
+    config = fold_config_of(settings)
+    shape = config.shape
+    kinds = settings.kinds_table()
+    metrics = Metrics()
+    store = store_of(settings)
+    producer = Producer(settings.kafka, topics, client_id=settings.instance_id(number))
+    roles = set(settings.agents)
+    app = _faust_app(settings, number, with_agents="scorer" in roles)
+    worker = Worker(app, settings, metrics, store, producer, Readiness())
+    services: list[Service] = [StoreSession(settings, store), Sending(producer)]
+
+    if roles & {"catalogue", "scorer", "dashboard"}:
+        worker.catalogue = Catalogue(settings.kafka, topics.items.name, metrics)
+        services.append(worker.catalogue)
+    if "updater" in roles:
+        model = worker.model = Model(config, store, metrics)
+        worker.view = model.view
+        parts = Parts(
+            model=model,
+            store=store,
+            codec=EventCodec([kind.name for kind in settings.kinds]),
+            translator=Translator(kinds, shape.n_tokens),
+            kinds=kinds,
+            announcer=KafkaAnnouncer(producer, topics.events.name, settings.dead_letter_max_bytes),
+            metrics=metrics,
+            limits=Limits(
+                batch_events=settings.max_batch_events,
+                cache_profiles=max(1_000, settings.cache_users // settings.partitions),
+                flood_stop=settings.flood_stop,
+            ),
+            now_ms=wall_clock_ms,
+        )
+        consumer = ConsumerConfig(
+            bootstrap=settings.kafka,
+            topic=topics.events.name,
+            group=f"{settings.group}-updater",
+            instance_id=f"{settings.instance_id(number)}-updater",
+            client_id=settings.instance_id(number),
+            session_timeout_ms=settings.session_timeout_ms,
+            buffer_events=settings.buffer_events,
+        )
+        worker.updater = ProfileUpdater(parts, consumer)
+        worker.snapshots = SnapshotWriter(
+            model,
+            store,
+            worker.updater.folds,
+            metrics,
+            settings.item_snapshot_interval_s,
+            wall_clock_ms,
+        )
+        worker.updater.before_hand_back = worker.snapshots.write
+        services += [model, worker.updater, worker.snapshots]
+    if roles & {"scorer", "dashboard"}:
+        if worker.view is None:
+            worker.view = ItemView(shape, config)
+            services.append(
+                SnapshotReader(config, store, worker.view, settings.item_snapshot_interval_s)
+            )
+        worker.ranking = Ranking(
+            worker.view,
+            worker.catalogue,
+            kinds,
+            RankingRules(
+                exclude_out_of_stock=settings.exclude_out_of_stock,
+                exclude_current=settings.exclude_current,
+                exclude_bought=settings.exclude_bought,
+                n_reasons=settings.n_reasons,
+            ),
+        )
+    if "scorer" in roles and worker.ranking is not None:
+        scorer_config = ScorerConfig(
+            bootstrap=settings.kafka,
+            changes_topic=topics.profile_changes.name,
+            group=f"{settings.group}-scorer",
+            instance_id=f"{settings.instance_id(number)}-scorer",
+            session_timeout_ms=settings.session_timeout_ms,
+            placement=settings.placement,
+            n=settings.n_recommendations,
+            model_name=f"{settings.generation}/{fingerprint_of(settings)[:12]}",
+            now_ms=wall_clock_ms,
+        )
+        worker.scorer = ScoringService(
+            scorer_config, shape, worker.ranking, store, producer, metrics
+        )
+        worker.answerer = RequestAnswerer(
+            scorer_config,
+            shape,
+            worker.ranking,
+            store,
+            producer,
+            metrics,
+            settings.partitions,
+            worker.readiness.reached,
+        )
+        requests = app.topic(
+            topics.requests.name, key_serializer="raw", value_serializer="raw", internal=False
+        )
+        app.agent(requests, name="scorer")(worker.answerer.run)
+        services.append(worker.scorer)
+    worker.http = HttpServer(worker)
+    services += [worker.http, worker.readiness]
+    worker.services = services
+    for service in services:
+        app.service(service)
+    return worker
+
+
+def _faust_app(settings: Settings, number: int, *, with_agents: bool) -> faust.App:
+    """The Faust application: lifecycle and the requests agent; no web, no topics of its own."""
+    app = faust.App(
+        f"{settings.group}-requests",
+        broker=f"kafka://{settings.kafka.replace(',', ';')}",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        reply_create_topic=False,
+        datadir=settings.data_dir / f"faust-{settings.instance_id(number)}",
+        consumer_auto_offset_reset="latest",  # an old request has nobody waiting for it
+        broker_session_timeout=settings.session_timeout_ms / 1_000,
+        broker_heartbeat_interval=settings.session_timeout_ms / 5_000,
+        store="memory://",
+        autodiscover=False,
+    )
+    # Without an agent there is nothing to consume, and Faust's consumer would wait for it.
+    app.producer_only = not with_agents
+    return app

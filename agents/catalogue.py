@@ -1,0 +1,76 @@
+"""The catalogue: `foldstream.items`, read whole by every process that needs it.
+
+Owns what the shop says of its items: titles, prices, whether they are in stock. Item vectors are
+the model's business.
+"""
+
+from __future__ import annotations
+
+import structlog
+from mode import Service
+
+from agents.metrics import Metrics
+from streams.batch import Message
+from streams.codec import decode_item
+from streams.errors import DecodeError
+from streams.events import Item
+from streams.replica import Replica
+
+logger = structlog.get_logger(__name__)
+
+
+class Catalogue(Service):
+    """All items of the shop, kept up to date from the compacted topic."""
+
+    def __init__(self, bootstrap: str, topic: str, metrics: Metrics) -> None:
+        super().__init__()
+        self.out_of_stock: set[str] = set()
+        self.version = 0  # rises with every change, so that readers know when to look again
+        self._items: dict[str, Item] = {}
+        self._metrics = metrics
+        self._replica = Replica(bootstrap, topic, self._take)
+
+    async def on_start(self) -> None:
+        await self._replica.start()
+        await self._replica.caught_up()
+        logger.info("catalogue read", items=len(self._items))
+
+    async def on_stop(self) -> None:
+        await self._replica.stop()
+
+    def get(self, item_id: str) -> Item | None:
+        """What the shop says of an item; None if nothing."""
+        return self._items.get(item_id)
+
+    def title(self, item_id: str) -> str:
+        """A name for people: the title, else the id."""
+        item = self._items.get(item_id)
+        return item.title if item is not None and item.title else item_id
+
+    def titles(self) -> dict[str, str]:
+        """Item id -> title, of the items that have one."""
+        return {item_id: item.title for item_id, item in self._items.items() if item.title}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def _take(self, message: Message) -> None:
+        """One upsert or, with a null value, deletion."""
+        self.version += 1
+        item_id = (message.key or b"").decode("utf-8", "replace")
+        if message.value is None:
+            self._items.pop(item_id, None)
+            self.out_of_stock.discard(item_id)
+        else:
+            try:
+                item = decode_item(message.value)
+            except DecodeError as error:
+                self._metrics.dead_letters.labels(error.code).inc()
+                logger.warning("not an item", key=item_id, offset=message.offset, reason=str(error))
+                return
+            self._items[item.item_id] = item
+            if item.in_stock:
+                self.out_of_stock.discard(item.item_id)
+            else:
+                self.out_of_stock.add(item.item_id)
+        self._metrics.catalogue_items.set(len(self._items))

@@ -1,0 +1,136 @@
+"""Every metric with its type, unit and meaning; one registry for each application.
+
+Labels are bounded: kinds, reason codes and partition numbers, never a user or an item.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+
+class Recent:
+    """The last values of a quantity, for a median and a tail that people watch.
+
+    >>> recent = Recent(4)
+    >>> for value in (5.0, 1.0, 2.0, 3.0, 4.0): recent.add(value)
+    >>> recent.quantile(0.5), len(recent)
+    (2.5, 4)
+    """
+
+    def __init__(self, size: int = 4_096) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+
+    def add(self, value: float) -> None:
+        """Take one value in; the oldest leaves."""
+        self._values.append(value)
+
+    def quantile(self, q: float) -> float | None:
+        """The q-quantile of the values held; None while there are none."""
+        return float(np.quantile(self._values, q)) if self._values else None
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Metrics:
+    """All metrics of one worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.folded = Counter(
+            "foldstream_events_folded", "Events folded and committed.", ["kind"], registry=r
+        )
+        self.repeats = Counter(
+            "foldstream_events_repeated", "Events dropped: folded before.", registry=r
+        )
+        self.dead_letters = Counter(
+            "foldstream_dead_letters", "Messages set aside, by reason.", ["code"], registry=r
+        )
+        self.learned = Counter(
+            "foldstream_model_events_learned", "Events that moved item vectors.", registry=r
+        )
+        self.model_lost = Counter(
+            "foldstream_model_events_lost",
+            "Committed events whose item learning a crash lost.",
+            registry=r,
+        )
+        self.model_relearned = Counter(
+            "foldstream_model_events_relearned",
+            "Events whose item learning happened twice.",
+            registry=r,
+        )
+        self.clipped = Counter(
+            "foldstream_model_steps_clipped", "Gradient steps that were cut.", registry=r
+        )
+        self.commits = Counter("foldstream_commits", "Atomic commits that succeeded.", registry=r)
+        self.fenced = Counter(
+            "foldstream_commits_fenced", "Commits refused: another worker owns it.", registry=r
+        )
+        self.went_back = Counter(
+            "foldstream_store_rewinds", "Times the store was older than our commits.", registry=r
+        )
+        self.store_away = Counter(
+            "foldstream_store_away", "Times the store gave no answer.", registry=r
+        )
+        self.commit_s = Histogram(
+            "foldstream_commit_seconds", "One atomic commit.", buckets=SECONDS, registry=r
+        )
+        self.batch_events = Histogram(
+            "foldstream_batch_events", "Events in one commit.", buckets=SIZES, registry=r
+        )
+        self.lag = Gauge(
+            "foldstream_partition_lag", "Events appended, not committed.", ["partition"], registry=r
+        )
+        self.assigned = Gauge("foldstream_partitions_assigned", "Partitions held.", registry=r)
+        self.stopped = Gauge(
+            "foldstream_partitions_stopped", "Partitions stopped by a fault.", registry=r
+        )
+        self.profiles_cached = Gauge(
+            "foldstream_profiles_cached", "Profiles in memory.", registry=r
+        )
+        self.items = Gauge("foldstream_items", "Items that have a vector.", registry=r)
+        self.catalogue_items = Gauge(
+            "foldstream_catalogue_items", "Items in the catalogue.", registry=r
+        )
+        self.snapshots = Counter("foldstream_item_snapshots", "Item snapshots written.", registry=r)
+        self.snapshot_time = Gauge(
+            "foldstream_item_snapshot_timestamp_seconds",
+            "When the last item snapshot was written.",
+            registry=r,
+        )
+        self.recommendations = Counter(
+            "foldstream_recommendations", "Lists emitted, by kind.", ["kind"], registry=r
+        )
+        self.skipped = Counter(
+            "foldstream_scoring_skipped", "Changes passed over for a newer one.", registry=r
+        )
+        self.requests_failed = Counter(
+            "foldstream_requests_failed", "Requests answered with an error.", registry=r
+        )
+        self.freshness_s = Histogram(
+            "foldstream_freshness_seconds",
+            "From an event's append to the list that knows it.",
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.recent_freshness_ms = Recent()
+        self.recent_commit_ms = Recent()
+
+    def observe_freshness(self, freshness_ms: float) -> None:
+        """One pushed list: milliseconds from append to emission (never below zero)."""
+        self.freshness_s.observe(max(freshness_ms, 0.0) / 1_000)
+        self.recent_freshness_ms.add(max(freshness_ms, 0.0))
+
+    def observe_commit(self, seconds: float, n_events: int) -> None:
+        """One successful commit."""
+        self.commits.inc()
+        self.commit_s.observe(seconds)
+        self.batch_events.observe(n_events)
+        self.recent_commit_ms.add(seconds * 1_000)

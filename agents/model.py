@@ -1,0 +1,158 @@
+"""The item table and its one writer: the model thread.
+
+Owns the thread in which everything that changes item vectors happens, the read-only view that
+scorers use, and the item snapshots. `still` is how a snapshot waits until nothing folded is
+waiting for its commit: what was not committed never enters a snapshot (and so never another
+process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import structlog
+from mode import Service
+
+from agents.metrics import Metrics
+from profiles.fold import warmup
+from profiles.items import ItemTable
+from profiles.shape import FoldConfig
+from profiles.store import ProfileStore
+from profiles.view import ItemDelta, ItemView
+
+Result = TypeVar("Result")
+
+LEAST_PAUSE_S = 0.02
+"""Between two looks of the readers' view: less than a person sees, more than a look costs."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Stillness:
+    """Lets many fold at once, or one be still.
+
+    A step from fold to commit runs inside `folding`; `still` waits until no step is open, and
+    holds new ones back meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._waiting = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def folding(self) -> AsyncIterator[None]:
+        """One step from fold to commit."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting == 0)
+            self._open += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def still(self) -> AsyncIterator[None]:
+        """Nothing is between fold and commit while this is held."""
+        async with self._changed:
+            self._waiting += 1
+            try:
+                await self._changed.wait_for(lambda: self._open == 0)
+            except BaseException:
+                self._waiting -= 1
+                self._changed.notify_all()
+                raise
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
+class Model(Service):
+    """The item table, the thread that alone writes to it, and the view that others read."""
+
+    def __init__(self, config: FoldConfig, store: ProfileStore, metrics: Metrics) -> None:
+        super().__init__()
+        self.config = config
+        self.items = ItemTable(config.shape, config)
+        self.view = ItemView(config.shape, config)
+        self.stillness = Stillness()
+        self.learned_to: dict[int, int] = {}  # by partition: next_offset whose learning we hold
+        self._committed = asyncio.Event()
+        self._store = store
+        self._metrics = metrics
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+
+    async def on_start(self) -> None:
+        """Take the last snapshot; compile the kernel before the first event needs it."""
+        self._warming = asyncio.ensure_future(self.run(warmup))
+        await self.restore()
+
+    async def on_stop(self) -> None:
+        self._thread.shutdown(wait=True)
+
+    async def run(self, job: Callable[[], Result]) -> Result:
+        """Run a job in the model thread; jobs run one after the other, in the order given.
+
+        A job that has begun ends: cancelling the caller doesn't stop it half way.
+        """
+        return await asyncio.wrap_future(self._thread.submit(job))
+
+    def note_commit(self, partition: int, next_offset: int) -> None:
+        """A fold was committed: readers may see what it learned, soon."""
+        self.learned_to[partition] = next_offset
+        self._committed.set()
+
+    @Service.task
+    async def _publish_regularly(self) -> None:
+        """Let readers see what commits have changed, at once when little happens.
+
+        Under load the pause grows: each look needs a moment in which nothing is folded but not
+        committed, and those moments may cost at most a twentieth of the time.
+        """
+        while not self.should_stop:
+            await self.wait(self._committed)
+            self._committed.clear()
+            began = time.perf_counter()
+            async with self.stillness.still():
+                self._publish(await self.run(self.items.take_delta))
+            await self.sleep(max(LEAST_PAUSE_S, 20 * (time.perf_counter() - began)))
+
+    def _publish(self, delta: ItemDelta) -> None:
+        self.view.apply(delta)
+        self._metrics.items.set(len(self.view))
+
+    def reconcile(self, partition: int, next_offset: int) -> None:
+        """Count what learning the table lacks, or will have twice, when folding goes on here."""
+        learned_to = self.learned_to.get(partition, 0)
+        self._metrics.model_lost.inc(max(0, next_offset - learned_to))
+        self._metrics.model_relearned.inc(max(0, learned_to - next_offset))
+        self.learned_to[partition] = next_offset
+
+    async def restore(self) -> None:
+        """Go back to the last snapshot: at start, and (inside `still`) when a batch was refused."""
+        found = await self._store.read_item_snapshot()
+
+        def take() -> tuple[ItemTable, ItemDelta]:
+            if found is None:
+                table = ItemTable(self.config.shape, self.config)
+            else:
+                table = ItemTable.restore(
+                    self.config.shape, self.config, found.header, found.chunks
+                )
+            return table, table.take_delta()
+
+        self.items, delta = await self.run(take)
+        self.learned_to = dict(found.next_offsets) if found else {}
+        self.view.reset()
+        self._publish(delta)
+        logger.info("item table restored", items=len(self.view), from_snapshot=found is not None)

@@ -1,0 +1,282 @@
+"""One partition's left fold: read a batch, translate, fold, commit, announce.
+
+`PartitionFold` holds what belongs to one partition (claim, seen ring, profile cache, position) and
+turns one batch into one atomic commit. It is the same for the live updater and for a rebuild;
+they differ in where batches come from, which generation the store writes to, and whether anyone
+is told. What stays true: nothing leaves this object before its commit succeeded, except dead
+letters, whose repeats are recognised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from xxhash import xxh3_64_intdigest
+
+from agents.metrics import Metrics
+from agents.model import Model
+from agents.translate import Translator
+from profiles.errors import StoreAway
+from profiles.fold import FoldReport, fold_batch
+from profiles.interactions import Kinds
+from profiles.seen import SeenRing
+from profiles.store import Acquired, CommitBatch, LogPosition, ProfileStore
+from profiles.store_checkpoint import with_last
+from profiles.table import ProfileTable
+from streams.batch import NOT_BAD, EventBatch, RawBatch, Reject
+from streams.codec import EventCodec, encode_change
+from streams.dead_letters import FloodGuard
+from streams.errors import StreamsError
+from streams.events import ChangedUser, Event, ProfileChange
+
+logger = structlog.get_logger(__name__)
+
+
+class Announcer(Protocol):
+    """Where a commit's outbox goes."""
+
+    async def announce(self, partition: int, messages: Sequence[bytes]) -> None:
+        """Returns once the broker has acknowledged all of them."""
+
+    async def set_aside(self, rejects: Sequence[Reject]) -> None:
+        """Dead letters: returns once the broker has acknowledged all of them."""
+
+
+class DeadLetterFlood(StreamsError):
+    """More than half of a partition's last messages are bad: it stops before committing them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one partition's work."""
+
+    batch_events: int
+    cache_profiles: int
+    flood_stop: bool
+
+
+@dataclass(slots=True)
+class _Folded:
+    """What the model thread hands back."""
+
+    report: FoldReport
+    records: list[tuple[str, bytes]]
+    users: list[ChangedUser]
+    kinds: list[int]
+
+
+class PartitionFold:
+    """The fold of one partition, from one acquisition to the loss of the partition."""
+
+    def __init__(
+        self,
+        acquired: Acquired,
+        log: LogPosition,
+        *,
+        model: Model,
+        store: ProfileStore,
+        codec: EventCodec,
+        translator: Translator,
+        kinds: Kinds,
+        announcer: Announcer,
+        metrics: Metrics,
+        limits: Limits,
+        now_ms: Callable[[], int],
+        warm: PartitionFold | None = None,
+    ) -> None:
+        """warm: the fold of the same partition from before, if nobody else had it since."""
+        self.claim = acquired.claim
+        self.partition = acquired.claim.partition
+        self.next_offset = acquired.next_offset  # the position after everything committed
+        self.read_to = acquired.next_offset  # the position after everything read
+        self.give_up = asyncio.Event()
+        self.state = "running"
+        self.fault: str | None = None
+        self.n_events = 0
+        self.n_dead_letters = 0
+        self._log = log
+        self._model = model
+        self._store = store
+        self._codec = codec
+        self._translator = translator
+        self._kinds = kinds
+        self._announcer = announcer
+        self._metrics = metrics
+        self._limits = limits
+        self._now_ms = now_ms
+        self._watermark_ms = acquired.checkpoint.watermark_ms if acquired.checkpoint else 0
+        self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
+        self._profiles: ProfileTable = warm._profiles if warm else ProfileTable(model.config.shape)
+        self._flood = FloodGuard()
+        self._announced: asyncio.Task[None] | None = None
+        if acquired.outbox:  # what a crash left unsent
+            self._announce(acquired.outbox)
+
+    @property
+    def n_cached(self) -> int:
+        """Profiles held in memory."""
+        return len(self._profiles)
+
+    async def step(self, raw: RawBatch) -> None:
+        """Turn one batch into one commit.
+
+        Raises Fenced, StoreWentBack (the batch is taken back by dropping this object and
+        restoring the model), StoreAway only once `give_up` is set, DeadLetterFlood and
+        DivergedError (this partition stops), and whatever the announcer raises for good.
+        """
+        self.read_to = raw.end
+        batch = self._codec.decode_batch(raw)
+        if batch.rejects:
+            await self._set_aside(batch)
+        async with self._model.stillness.folding():
+            keep = self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
+            events = [event for event, new in zip(batch.events, keep, strict=True) if new]
+            offsets = [offset for offset, new in zip(batch.offsets, keep, strict=True) if new]
+            appended = [ms for ms, new in zip(batch.appended_ms, keep, strict=True) if new]
+            folded = await self._fold(events, offsets, appended)
+            await self._commit(batch, raw, folded)
+        self._metrics.repeats.inc(len(batch.events) - len(events))
+
+    async def finish(self) -> None:
+        """Wait for the last announcement; the next owner would repeat it otherwise."""
+        if self._announced is not None:
+            await self._announced
+
+    async def _set_aside(self, batch: EventBatch) -> None:
+        """Dead letters are acknowledged before the commit passes them."""
+        bad = [reject for reject in batch.rejects if reject.code not in NOT_BAD]
+        flooded = self._flood.observe(len(batch.events), len(bad))
+        if flooded and self._limits.flood_stop:
+            first = bad[0].record.offset if bad else batch.start
+            raise DeadLetterFlood(
+                f"partition {self.partition}: more than half of the last messages are bad, the "
+                f"newest from offset {first} on ({bad[0].code if bad else 'unknown'}); mend the "
+                "producer, or set flood_stop=false to set them all aside and go on"
+            )
+        await self._announcer.set_aside(batch.rejects)
+        for reject in batch.rejects:
+            self._metrics.dead_letters.labels(reject.code).inc()
+        self.n_dead_letters += len(batch.rejects)
+
+    async def _fold(
+        self, events: list[Event], offsets: list[int], appended: list[int]
+    ) -> _Folded | None:
+        if not events:
+            return None
+        await self._gather([event.user_id for event in events])
+        items_model = self._model
+
+        def job() -> _Folded:
+            interactions = self._translator.translate(
+                self.partition, events, offsets, appended, self._profiles, items_model.items
+            )
+            report = fold_batch(
+                self._profiles,
+                items_model.items,
+                interactions,
+                items_model.config,
+                self._watermark_ms,
+            )
+            newest = {event.user_id: number for number, event in enumerate(events)}
+            users = [
+                ChangedUser(user_id, offsets[number], events[number].ts, appended[number])
+                for user_id, number in newest.items()
+            ]
+            user_ids = list(newest)
+            packed = self._profiles.pack(self._profiles.rows(user_ids))
+            return _Folded(
+                report=report,
+                records=list(zip(user_ids, packed, strict=True)),
+                users=users,
+                kinds=interactions.kind.tolist(),
+            )
+
+        return await items_model.run(job)
+
+    async def _gather(self, user_ids: list[str]) -> None:
+        """Bring every user's record into the cache; those nobody has seen start afresh."""
+        if len(self._profiles) > self._limits.cache_profiles:
+            self._profiles.evict_to(self._limits.cache_profiles * 3 // 4)
+        missing = self._profiles.missing(user_ids)
+        if not missing:
+            return
+        while True:
+            try:
+                records = await self._store.read_many(self.partition, missing)
+                break
+            except StoreAway as away:
+                await self._wait_for_store(away)
+        self._profiles.load(missing, records)
+
+    async def _commit(self, batch: EventBatch, raw: RawBatch, folded: _Folded | None) -> None:
+        await self.finish()  # the outbox holds one announcement: the one before must be out
+        messages = []
+        watermark_ms = self._watermark_ms
+        if folded is not None:
+            watermark_ms = folded.report.watermark_ms
+            change = ProfileChange(
+                partition=self.partition,
+                next_offset=batch.end,
+                folded_ms=self._now_ms(),
+                users=folded.users,
+            )
+            messages = encode_change(change)
+        log = self._log
+        if raw.records:
+            last = raw.records[-1]
+            log = with_last(log, last.offset, last.timestamp, xxh3_64_intdigest(last.key or b""))
+        began = time.perf_counter()
+        await self._store.commit_until_known(
+            self.claim,
+            CommitBatch(
+                start=batch.start,
+                end=batch.end,
+                records=folded.records if folded else [],
+                seen=self._seen.writes(batch.start, batch.end),
+                outbox=messages,
+                watermark_ms=watermark_ms,
+                log=log,
+            ),
+            on_away=self._note_away,
+            give_up=self.give_up,
+        )
+        self.state = "running"
+        self.next_offset = batch.end
+        self._log = log
+        self._watermark_ms = watermark_ms
+        self._model.note_commit(self.partition, batch.end)
+        self._metrics.observe_commit(time.perf_counter() - began, len(batch.events))
+        if folded is not None:
+            self._announce(messages)
+            self._count(folded)
+
+    def _count(self, folded: _Folded) -> None:
+        self.n_events += len(folded.kinds)
+        for code in set(folded.kinds):
+            name = self._kinds.name(code)
+            self._metrics.folded.labels(name).inc(folded.kinds.count(code))
+        self._metrics.learned.inc(folded.report.n_learned)
+        self._metrics.clipped.inc(folded.report.n_clipped)
+
+    def _announce(self, messages: list[bytes]) -> None:
+        self._announced = asyncio.ensure_future(self._announcer.announce(self.partition, messages))
+
+    def _note_away(self, away: StoreAway) -> None:
+        if self.state != "waiting for store":
+            logger.warning("store away", partition=self.partition, reason=str(away))
+            self._metrics.store_away.inc()
+        self.state = "waiting for store"
+
+    async def _wait_for_store(self, away: StoreAway) -> None:
+        """Half a second between tries: a store that restarts is back within seconds anyway."""
+        self._note_away(away)
+        try:
+            await asyncio.wait_for(self.give_up.wait(), 0.5)
+        except TimeoutError:
+            return
+        raise away

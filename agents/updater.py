@@ -1,0 +1,310 @@
+"""The updater: follows the partitions of `foldstream.events` that the group gives it.
+
+`ProfileUpdater.follow` reads like the sentence that describes it: read a batch, fold it, go on.
+What one batch goes through is `partition_fold`; which partitions are ours, and what happens when a
+commit is refused, is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from mode import Service
+from xxhash import xxh3_64_intdigest
+
+from agents.metrics import Metrics
+from agents.model import Model
+from agents.partition_fold import Announcer, DeadLetterFlood, Limits, PartitionFold
+from agents.translate import Translator
+from profiles.errors import DivergedError, Fenced, StoreAway, StoreWentBack
+from profiles.interactions import Kinds
+from profiles.store import Acquired, LogPosition, ProfileStore
+from streams.batch import Reject
+from streams.codec import EventCodec
+from streams.consumer import BatchConsumer, ConsumerConfig
+from streams.errors import BrokerAway, LogMismatch, OffsetGap, PartitionRevoked
+from streams.log_identity import LogIdentity, log_identity
+from streams.manual_reader import ManualReader
+from streams.producer import Producer
+
+logger = structlog.get_logger(__name__)
+
+
+class KafkaAnnouncer(Announcer):
+    """Sends a commit's outbox to `profile-changes`, and dead letters to their topic."""
+
+    def __init__(self, producer: Producer, source_topic: str, max_bytes: int) -> None:
+        """max_bytes: a longer value travels as its position and SHA-256."""
+        self._producer = producer
+        self._source_topic = source_topic
+        self._max_bytes = max_bytes
+
+    async def announce(self, partition: int, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            await self._producer.announce(partition, message)
+
+    async def set_aside(self, rejects: Sequence[Reject]) -> None:
+        await self._producer.send_dead_letters(rejects, self._source_topic)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What every partition's fold is made of; the same objects for all partitions."""
+
+    model: Model
+    store: ProfileStore
+    codec: EventCodec
+    translator: Translator
+    kinds: Kinds
+    announcer: Announcer
+    metrics: Metrics
+    limits: Limits
+    now_ms: Callable[[], int]
+
+    def fold_of(
+        self, acquired: Acquired, log: LogPosition, warm: PartitionFold | None = None
+    ) -> PartitionFold:
+        """The fold of one partition that has just been acquired."""
+        return PartitionFold(
+            acquired,
+            log,
+            model=self.model,
+            store=self.store,
+            codec=self.codec,
+            translator=self.translator,
+            kinds=self.kinds,
+            announcer=self.announcer,
+            metrics=self.metrics,
+            limits=self.limits,
+            now_ms=self.now_ms,
+            warm=warm,
+        )
+
+
+class ProfileUpdater(Service):
+    """Owns the consumer of the events topic and one `PartitionFold` for each partition held."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        consumer_config: ConsumerConfig,
+        owner: Callable[[], bytes] = lambda: os.urandom(16),
+    ) -> None:
+        """owner: makes the 16 random bytes of an acquisition; an argument, so that tests repeat."""
+        super().__init__()
+        self.folds: dict[int, PartitionFold] = {}
+        self.faults: dict[int, str] = {}
+        self.consumer = BatchConsumer(
+            consumer_config, on_assigned=self._take_over, on_revoked=self._hand_back
+        )
+        self._reader = ManualReader(consumer_config.bootstrap, consumer_config.topic)
+        self._parts = parts
+        self.before_hand_back: Callable[[], Awaitable[object]] | None = None
+        self._config = consumer_config
+        self._log: LogIdentity
+        self._owner = owner
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._warm: dict[int, PartitionFold] = {}
+
+    async def on_start(self) -> None:
+        self._log = await log_identity(self._config.bootstrap, self._config.topic)
+        await self._reader.start()
+        await self.consumer.start()
+
+    async def on_stop(self) -> None:
+        await self._quiesce(list(self._tasks))
+        if self.before_hand_back is not None:  # the last item snapshot, while partition 0 is ours
+            await self.before_hand_back()
+        await self._hand_back(list(self.folds))
+        await self.consumer.stop(leave=True)
+        await self._reader.stop()
+
+    def lag(self, partition: int) -> int | None:
+        """Offsets of a partition not committed by us yet; None when not known."""
+        fold = self.folds.get(partition)
+        unread = self.consumer.lag(partition)
+        if fold is None or unread is None:
+            return None
+        return unread + max(0, fold.read_to - fold.next_offset)
+
+    @Service.task
+    async def _watch_consumer(self) -> None:
+        """A failure of the consumer ends the worker: it replays from the last commit."""
+        await self.consumer.failed
+
+    @Service.timer(1.0)
+    async def _measure(self) -> None:
+        metrics = self._parts.metrics
+        metrics.assigned.set(len(self.folds))
+        metrics.stopped.set(len(self.faults))
+        metrics.profiles_cached.set(sum(fold.n_cached for fold in self.folds.values()))
+        for partition in self.folds:
+            lag = self.lag(partition)
+            if lag is not None:
+                metrics.lag.labels(str(partition)).set(lag)
+
+    async def _take_over(self, partitions: list[int]) -> dict[int, int]:
+        """Acquire what the group gave us; returns where to go on reading."""
+        starts = await asyncio.gather(*(self._acquire(partition) for partition in partitions))
+        for partition in partitions:
+            self._tasks[partition] = asyncio.create_task(
+                self._follow(partition), name=f"follow-{partition}"
+            )
+        return dict(zip(partitions, starts, strict=True))
+
+    async def _quiesce(self, partitions: list[int]) -> None:
+        """Let each partition's batch in flight end, or give up where the store is away."""
+        tasks = []
+        for partition in partitions:
+            if partition in self.folds:
+                self.folds[partition].give_up.set()
+            if partition in self._tasks:
+                self.consumer.release(partition)
+                tasks.append(self._tasks.pop(partition))
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hand_back(self, partitions: list[int]) -> None:
+        """The group takes partitions away: nothing of ours may be under way when this returns."""
+        await self._quiesce(partitions)
+        for partition in partitions:
+            self.faults.pop(partition, None)
+            fold = self.folds.pop(partition, None)
+            if fold is not None:
+                self._warm[partition] = fold
+                await self._parts.store.release(partition)
+
+    async def _acquire(self, partition: int) -> int:
+        """Take the partition over in the store, check the log, load what a fold needs."""
+        while True:
+            try:
+                acquired = await self._parts.store.acquire(partition, self._owner(), self._here())
+                break
+            except StoreAway as away:
+                logger.warning("store away while acquiring", partition=partition, reason=str(away))
+                await asyncio.sleep(0.5)
+        position = await self._check_log(partition, acquired)
+        warm = self._warm.pop(partition, None)
+        if warm is not None and not (
+            acquired.claim.epoch == warm.claim.epoch + 1
+            and acquired.next_offset == warm.next_offset
+        ):
+            warm = None  # somebody else had it in between: what we remember may be stale
+        self.folds[partition] = self._parts.fold_of(acquired, position, warm)
+        self._parts.model.reconcile(partition, acquired.next_offset)
+        return acquired.next_offset
+
+    def _here(self) -> LogPosition:
+        """The log as the broker shows it now."""
+        return LogPosition(self._log.cluster_id, self._log.topic, self._log.n_partitions)
+
+    async def _check_log(self, partition: int, acquired: Acquired) -> LogPosition:
+        """Is this the log that the checkpoint was made from, and does it still hold what follows?
+
+        Raises LogMismatch or OffsetGap: hard stops that name the remedy.
+        """
+        here = self._here()
+        next_offset = acquired.next_offset
+        begin = (await self._reader.begin_offsets([partition]))[partition]
+        if begin > next_offset:
+            raise OffsetGap(
+                f"{self._log.topic} partition {partition}: the log starts at {begin}, the profiles "
+                f"were folded up to {next_offset}: {begin - next_offset} events are gone. Restore "
+                "a copy of the topic, or fold what is left into a new generation "
+                "(--generation NAME)"
+            )
+        known = acquired.checkpoint.log if acquired.checkpoint else None
+        if known is None:
+            return here
+        for name in ("cluster_id", "topic", "n_partitions"):
+            ours, theirs = getattr(here, name), getattr(known, name)
+            if ours != theirs:
+                raise LogMismatch(
+                    f"partition {partition}: the profiles were folded from {name} {theirs!r}, "
+                    f"this is {ours!r}. Point --kafka at the old broker, or use a new generation"
+                )
+        if known.last_offset is not None and known.last_offset >= begin:
+            record = await self._reader.read_one(partition, known.last_offset)
+            if record is None or (
+                record.timestamp,
+                xxh3_64_intdigest(record.key or b""),
+            ) != (
+                known.last_timestamp_ms,
+                known.last_key_hash,
+            ):
+                raise LogMismatch(
+                    f"{self._log.topic} partition {partition}: offset {known.last_offset} is not "
+                    "the event that was folded last; the topic was made anew. Restore it, or use "
+                    "a new generation (--generation NAME)"
+                )
+        return known
+
+    async def _follow(self, partition: int) -> None:
+        """Read a batch, fold it, go on; until the partition goes to somebody else."""
+        while True:
+            fold = self.folds[partition]
+            try:
+                raw = await self.consumer.next_batch(partition, self._parts.limits.batch_events)
+                await fold.step(raw)
+                self.consumer.request_commit(partition, fold.next_offset)
+            except PartitionRevoked:
+                await fold.finish()
+                return
+            except Fenced as fenced:
+                self._parts.metrics.fenced.inc()
+                logger.warning("fenced", partition=partition, reason=str(fenced))
+                if not await self._start_over(partition):
+                    return
+            except StoreWentBack as back:
+                self._parts.metrics.went_back.inc()
+                logger.warning("store went back", partition=partition, reason=str(back))
+                if not await self._start_over(partition):
+                    return
+            except StoreAway:
+                return  # given up: the partition is being handed back
+            except DeadLetterFlood as flood:
+                self._stop_partition(partition, str(flood))
+                return
+            except (DivergedError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+                # A fault of ours. Vectors may be half moved: back to what was committed.
+                logger.exception("fault in the fold", partition=partition)
+                await self._restore_model()
+                self._stop_partition(partition, f"fault in the fold: {error!r}")
+                return
+
+    async def _start_over(self, partition: int) -> bool:
+        """After a refusal: forget what was pending, acquire anew if it is still ours."""
+        await self._restore_model()
+        while True:
+            try:
+                ours = await self.consumer.still_ours(partition, self.folds[partition].next_offset)
+                break
+            except BrokerAway as away:
+                logger.warning("cannot ask the group", partition=partition, reason=str(away))
+                await asyncio.sleep(0.5)
+        if not ours:  # the rebalance that is under way hands it to us again, or to somebody else
+            return False
+        self._warm.pop(partition, None)
+        self.consumer.seek(partition, await self._acquire(partition))
+        return True
+
+    async def _restore_model(self) -> None:
+        async with self._parts.model.stillness.still():
+            await self._parts.model.restore()
+
+    def _stop_partition(self, partition: int, fault: str) -> None:
+        """This partition waits for people; the others go on."""
+        self.faults[partition] = fault
+        fold = self.folds[partition]
+        fold.state = "stopped"
+        fold.fault = fault
+        logger.error("partition stopped", partition=partition, reason=fault)
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970: the application's clock; nothing below `agents` has one."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,36 @@
+"""Runs one worker process: Faust's worker around the application, and what a crash ends with."""
+
+from __future__ import annotations
+
+import faust
+import uvloop
+
+from agents import logs
+from agents.app import build_app, prepare_topics
+from agents.instance import worker_number
+from agents.settings import Settings
+
+
+def run_worker(settings: Settings) -> None:
+    """Run until SIGINT or SIGTERM, or until something fails that may not be passed over.
+
+    Raises the error that ended the worker; a supervisor starts it again, and it replays from the
+    last commit.
+    """
+    logs.set_up(settings.log_level, settings.log_json)
+    with worker_number(settings.data_dir) as number:
+        loop = uvloop.new_event_loop()
+        # Before Faust starts: its consumer must find the topic of its agent.
+        loop.run_until_complete(prepare_topics(settings))
+        worker = faust.Worker(
+            build_app(settings, number).app,
+            loop=loop,
+            quiet=True,
+            redirect_stdouts=False,
+            override_logging=False,
+        )
+        try:
+            worker.execute_from_commandline()
+        except SystemExit as end:
+            if end.code:
+                raise
