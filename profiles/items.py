@@ -56,13 +56,18 @@ class ItemColumns(NamedTuple):
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot holds once. ring: item hashes, oldest first (rows would be local)."""
+    """What a snapshot holds once.
+
+    ring: item hashes (rows would be local), each at its place, for draws name places; ring_next:
+    the place of the next one.
+    """
 
     version: int
     n_factors: int
     n_items: int
     n_learned: int
     clock_ms: int
+    ring_next: int
     ring: bytes
 
 
@@ -166,16 +171,14 @@ class ItemTable:
             changed = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_SNAPSHOT)
             numbers = np.unique(changed // CHUNK_ROWS).tolist()
         columns.changed[:n] &= 0xFF ^ CHANGED_FOR_SNAPSHOT
-        ring_n, ring_next = int(columns.state[RING_N]), int(columns.state[RING_NEXT])
-        size = len(columns.ring)
-        oldest_first = columns.ring[(ring_next - ring_n + np.arange(ring_n)) % size]
         header = SnapshotHeader(
             version=SNAPSHOT_VERSION,
             n_factors=self.shape.n_factors,
             n_items=n,
             n_learned=self.n_learned,
             clock_ms=self.clock_ms,
-            ring=self.hashes[oldest_first].tobytes(),
+            ring_next=int(columns.state[RING_NEXT]),
+            ring=self.hashes[columns.ring[: columns.state[RING_N]]].tobytes(),
         )
         return ItemSnapshot(
             header=msgspec.msgpack.encode(header),
@@ -315,14 +318,18 @@ class ItemTable:
         columns.state[N_SEEN] = len(rows)
 
     def _refill_ring(self, head: SnapshotHeader) -> None:
-        """Put the ring's hashes back as rows; a shorter `n_ring` keeps the newest."""
+        """Put the ring's hashes back as rows; with another `n_ring`, the newest of them."""
         columns = self.columns
         size = len(columns.ring)
-        hashes = np.frombuffer(head.ring, np.uint64)[-size:]
+        hashes = np.frombuffer(head.ring, np.uint64)
         rows = np.fromiter(map(self._index.get, hashes.tolist()), np.int32, len(hashes))
-        if (rows < 0).any():
+        if (rows < 0).any() or not 0 <= head.ring_next <= len(rows):
             raise SnapshotBroken("the item snapshot's ring names an item that no chunk holds")
+        upcoming = head.ring_next
+        if (len(rows) != size) and (len(rows) > size or upcoming != len(rows)):
+            rows = np.roll(rows, -upcoming)[-size:]  # oldest first
+            upcoming = len(rows)
         columns.ring[: len(rows)] = rows
         columns.ring_count[: len(self.ids)] = np.bincount(rows, minlength=len(self.ids))
         columns.state[RING_N] = len(rows)
-        columns.state[RING_NEXT] = len(rows) % size
+        columns.state[RING_NEXT] = upcoming % size

@@ -1,0 +1,183 @@
+"""Laws of the fold: any cut, cache or replay gives the same bytes; the kernel is the maths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiles.fold import fold_batch
+from profiles.items import ItemTable
+from profiles.record import facts_of
+from profiles.reference import OneInteraction, ReferenceFold, columns_of
+from profiles.shape import FoldConfig, ModelShape
+from profiles.table import ProfileTable
+
+CONFIG = FoldConfig(shape=ModelShape(n_factors=8, history=3, n_tokens=2), n_ring=7)
+SLOW = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
+    """Events of few users on few items, so that both come back; offsets have gaps."""
+    stream = []
+    offset, time_ms = draw(st.integers(0, 1000)), 1_000_000
+    for _ in range(draw(st.integers(1, most))):
+        offset += draw(st.integers(1, 3))
+        time_ms += draw(st.integers(-5_000, 20_000))
+        sort = draw(st.sampled_from(["click", "click", "click", "purchase", "return", "search"]))
+        user = f"u{draw(st.integers(0, 4))}"
+        if sort == "search":
+            tokens = tuple(draw(st.lists(st.integers(1, 2**64 - 1), max_size=3)))
+            one = OneInteraction(user, None, offset, time_ms, kind=6, positive=False, tokens=tokens)
+        else:
+            kind, weight = {"click": (0, 0.5), "purchase": (2, 1.0), "return": (4, 1.0)}[sort]
+            one = OneInteraction(
+                user,
+                f"i{draw(st.integers(0, 7))}",
+                offset,
+                time_ms,
+                kind=kind,
+                weight=weight,
+                positive=sort != "return",
+            )
+        stream.append(one)
+    return stream
+
+
+class Folded:
+    """A table, its records in a pretended store, and the item table behind them."""
+
+    def __init__(self, config: FoldConfig = CONFIG, keep_cached: bool = True) -> None:
+        self.config = config
+        self.keep_cached = keep_cached
+        self.profiles = ProfileTable(config.shape, capacity=1)
+        self.items = ItemTable(config.shape, config, capacity=1)
+        self.records: dict[str, bytes] = {}
+        self.watermark_ms = 0
+        self.loss = 0.0
+
+    def fold(self, stream: Sequence[OneInteraction]) -> Folded:
+        missing = self.profiles.missing(one.user for one in stream)
+        self.profiles.load(missing, [self.records.get(user) for user in missing])
+        columns = columns_of(stream, 0, self.profiles, self.items)
+        report = fold_batch(self.profiles, self.items, columns, self.config, self.watermark_ms)
+        self.watermark_ms = report.watermark_ms
+        self.loss += report.loss_sum
+        users = self.profiles.user_ids(report.user_rows)
+        assert sorted(users) == sorted({one.user for one in stream})
+        self.records.update(zip(users, self.profiles.pack(report.user_rows), strict=True))
+        if not self.keep_cached:
+            self.profiles.evict_to(0)
+        return self
+
+    def item_bytes(self) -> dict[str, bytes]:
+        columns = self.items.columns
+        return {
+            item_id: columns.vectors[row].tobytes() + columns.counts[row].tobytes()
+            for row, item_id in enumerate(self.items.ids)
+        }
+
+
+@given(stream=streams(), cuts=st.lists(st.integers(0, 60)), keep_cached=st.booleans())
+@SLOW
+def test_any_cut_into_batches_and_any_eviction_gives_the_same_bytes(
+    stream: list[OneInteraction], cuts: list[int], keep_cached: bool
+) -> None:
+    whole = Folded().fold(stream)
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    pieces = Folded(keep_cached=keep_cached)
+    for start, end in pairwise(edges):
+        pieces.fold(stream[start:end])
+    assert pieces.records == whole.records
+    assert pieces.item_bytes() == whole.item_bytes()
+    assert pieces.watermark_ms == whole.watermark_ms
+
+
+@given(stream=streams(), at=st.integers(0, 60))
+@SLOW
+def test_a_replay_from_a_snapshot_gives_the_same_bytes(
+    stream: list[OneInteraction], at: int
+) -> None:
+    """A graceful stop and a start: records from the store, items from a snapshot."""
+    at = min(at, len(stream) - 1)
+    whole = Folded().fold(stream)
+    first = Folded()
+    if at:
+        first.fold(stream[:at])
+    snapshot = first.items.snapshot(full=True)
+    second = Folded()
+    second.records, second.watermark_ms = first.records, first.watermark_ms
+    second.items = ItemTable.restore(CONFIG.shape, CONFIG, snapshot.header, snapshot.chunks)
+    second.fold(stream[at:])
+    assert second.records == whole.records
+    assert second.item_bytes() == whole.item_bytes()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, n_recent=0, n_uniform=4),
+        replace(CONFIG, retention_ms=30_000),
+        replace(CONFIG, popularity_half_life_s=3.0),
+    ],
+    ids=["8+8", "0+4", "retention", "short half-life"],
+)
+@given(stream=streams(most=120))
+@settings(max_examples=25, deadline=None)
+def test_the_kernel_agrees_with_the_slow_maths(
+    config: FoldConfig, stream: list[OneInteraction]
+) -> None:
+    """Facts exactly; vectors to 2e-4, the rounding of float32 over some hundred events."""
+    folded = Folded(config).fold(stream)
+    slow = ReferenceFold(config)
+    for one in stream:
+        slow.fold(one)
+    assert folded.items.n_learned == slow.n_learned
+    assert folded.loss == pytest.approx(slow.loss, rel=1e-3, abs=1e-3)
+    for user, expected in slow.users.items():
+        profile = folded.profiles.profile(user)
+        assert profile.n_by_kind == expected.n_by_kind
+        assert profile.history == expected.history
+        assert profile.pending == expected.pending
+        assert profile.last_offset == expected.last_offset
+        assert (profile.first_ms, profile.last_ms) == (expected.first_ms, expected.last_ms)
+        assert profile.stamp == expected.stamp
+        for ours, theirs in (
+            (profile.vector, expected.vector),
+            (profile.long_term, expected.long_term),
+        ):
+            zeros = np.zeros(config.shape.n_factors, np.float32)
+            np.testing.assert_allclose(
+                zeros if ours is None else ours,
+                zeros if theirs is None else theirs,
+                rtol=2e-4,
+                atol=2e-4,
+            )
+    for one in stream:
+        if one.item in slow.items:
+            row = folded.items.intern([one.item_id or ""])[0]
+            columns, item = folded.items.columns, slow.items[one.item]
+            np.testing.assert_allclose(columns.vectors[row], item.vector, rtol=2e-4, atol=2e-4)
+            assert columns.counts[row] == pytest.approx(item.count, rel=1e-6)
+            assert columns.n_positive[row] == item.n_positive
+            assert columns.ring_count[row] == slow.ring.count(one.item)
+
+
+@given(stream=streams())
+@SLOW
+def test_facts_do_not_depend_on_the_item_table(stream: list[OneInteraction]) -> None:
+    """`learn=False` and another learning rate leave the facts as they are, bit for bit."""
+    learned = Folded().fold(stream)
+    others = (replace(CONFIG, learn=False), replace(CONFIG, rate=0.5, n_recent=1))
+    for config in others:
+        folded = Folded(config).fold(stream)
+        assert {u: facts_of(r) for u, r in folded.records.items()} == {
+            u: facts_of(r) for u, r in learned.records.items()
+        }
