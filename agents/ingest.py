@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from streams.bulk import BulkProducer
+from streams.bulk import BulkProducer, Checkpoint
 from streams.codec import encode
 from streams.errors import MappingError
 from streams.events import Event, Item
@@ -193,13 +193,13 @@ class _Run:
         if self._pending is None and time.monotonic() - self._checked_at >= CHECKPOINT_S:
             self._checked_at = time.monotonic()
             line = self._file.finished_line()
-            acknowledged = await self._producer.checkpoint()
             if line > self.resumed_at_line:
+                checkpoint = await self._producer.checkpoint()
                 reached = IngestState(line=line, shift_ms=state.shift_ms)
-                self._pending = asyncio.create_task(self._remember(acknowledged, reached))
+                self._pending = asyncio.create_task(self._remember(checkpoint, reached))
 
-    async def _remember(self, acknowledged: Awaitable[None], reached: IngestState) -> None:
-        await acknowledged
+    async def _remember(self, checkpoint: Checkpoint, reached: IngestState) -> None:
+        await checkpoint.acknowledged()
         _write_state(self._state_file, reached)
 
     async def _shift_ms(self) -> int:

@@ -9,7 +9,6 @@ is what an ingest that resumes needs; single events go through `producer`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -23,6 +22,20 @@ BATCH_BYTES = 256 * 1024
 
 MAX_REMEMBERED_KEYS = 1_000_000
 """Keys whose partition is remembered: murmur2 in Python costs 2-10 us."""
+
+
+class Checkpoint:
+    """The batches that were under way at one moment."""
+
+    def __init__(self, producer: BulkProducer, pending: list[asyncio.Future[Any]]) -> None:
+        self._producer = producer
+        self._pending = pending
+
+    async def acknowledged(self) -> None:
+        """Wait until the broker has them all. Raises BrokerAway when one was not delivered."""
+        if self._pending:
+            await asyncio.wait(self._pending)
+        self._producer.raise_failure()
 
 
 class BulkProducer:
@@ -48,6 +61,8 @@ class BulkProducer:
         self._n_partitions: dict[str, int] = {}
         self._partitions: dict[tuple[str, bytes], int] = {}
         self._failure: BaseException | None = None
+        self._sending = asyncio.Lock()
+        """Held while a batch is in neither `_open` nor `_unacknowledged`; keeps batches in order."""
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway."""
@@ -83,45 +98,38 @@ class BulkProducer:
         for place in list(self._open):
             await self._send(place)
 
-    async def checkpoint(self) -> Awaitable[None]:
-        """Send what is open; the result, awaited, returns once all sent so far is acknowledged.
-
-        Awaiting it raises BrokerAway when something could not be delivered.
-        """
+    async def checkpoint(self) -> Checkpoint:
+        """Send what is open; the result tells when all that was put so far is acknowledged."""
         await self.send_open()
-        pending = list(self._unacknowledged)
-
-        async def acknowledged() -> None:
-            if pending:
-                await asyncio.wait(pending)
-            self._raise_failure()
-
-        return acknowledged()
+        async with self._sending:  # what another task is handing over counts too
+            return Checkpoint(self, list(self._unacknowledged))
 
     async def flush(self) -> None:
         """Wait until everything is acknowledged. Raises BrokerAway."""
-        await (await self.checkpoint())
+        await (await self.checkpoint()).acknowledged()
+
+    def raise_failure(self) -> None:
+        """Raise BrokerAway when a batch could not be delivered."""
+        if self._failure is not None:
+            raise self._away(self._failure) from self._failure
 
     async def _send(self, place: tuple[str, int]) -> None:
-        self._raise_failure()
-        builder = self._open.pop(place, None)
-        if builder is None:  # another task was quicker
-            return
-        try:
-            future = await self._producer.send_batch(builder, place[0], partition=place[1])
-        except KafkaError as error:
-            raise self._away(error) from error
-        self._unacknowledged.add(future)
-        future.add_done_callback(self._acknowledge)
+        async with self._sending:
+            self.raise_failure()
+            builder = self._open.pop(place, None)
+            if builder is None:  # another task was quicker
+                return
+            try:
+                future = await self._producer.send_batch(builder, place[0], partition=place[1])
+            except KafkaError as error:
+                raise self._away(error) from error
+            self._unacknowledged.add(future)
+            future.add_done_callback(self._acknowledge)
 
     def _acknowledge(self, future: asyncio.Future[Any]) -> None:
         self._unacknowledged.discard(future)
         error = None if future.cancelled() else future.exception()
         self._failure = self._failure or error
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._away(self._failure) from self._failure
 
     def _away(self, error: BaseException) -> BrokerAway:
         return BrokerAway(f"the broker at {self._bootstrap} did not take a batch: {error!r}")
