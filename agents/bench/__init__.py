@@ -1,0 +1,1 @@
+"""Measurements of speed: what `foldstream bench` runs. References stand in `tests/bench/`."""

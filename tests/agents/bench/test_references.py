@@ -1,0 +1,52 @@
+"""References and limits do the work they are measured by."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from agents.bench.bed import made_bed
+from agents.bench.throughput import SYSTEMS, ratios, throughput
+from profiles.record import decode_profile
+from profiles.shape import ModelShape
+
+
+def test_both_agents_and_all_limits_run_to_their_end(kafka: str, redis_url: str):
+    chosen = tuple(system for system in SYSTEMS if system.settings is None)
+    seen: list[str] = []
+    with made_bed(kafka, redis_url, 4, lambda step: None) as bed:
+        report = throughput(bed, chosen, 10_000, 1, lambda what, done, n: seen.append(what))
+    assert set(report.rates) == {system.name for system in chosen}
+    assert all(rate.min > 0 for rate in report.rates.values())
+    assert report.settings["events"]["faust_per_event"] == 400
+    assert "faust_take" in seen
+
+
+def test_a_reference_leaves_readable_profiles(kafka: str, redis_url: str, monkeypatch):
+    chosen = tuple(system for system in SYSTEMS if system.name == "faust_take")
+    monkeypatch.setattr("agents.bench.throughput.drop_keys", lambda store, prefix: None)
+    with (
+        made_bed(kafka, redis_url, 4, lambda step: None) as bed,
+        redis.Redis.from_url(redis_url) as store,
+    ):
+        throughput(bed, chosen, 10_000, 1, lambda what, done, n: None)
+        keys = list(store.scan_iter(match=f"{bed.name}-faust_take-1:*", count=5_000))
+        records = [decode_profile(record, ModelShape()) for record in store.mget(keys)]
+    assert sum(profile.n_events for profile in records) >= 2_000
+    assert all(abs(profile.vector).sum() > 0 for profile in records)
+
+
+@pytest.mark.parametrize(
+    ("rates", "names"),
+    [
+        ({"faust_take": [1.0]}, []),
+        ({"foldstream_small": [6.0], "faust_take": [1.0]}, ["foldstream_small / faust_take"]),
+        (
+            {"foldstream_full": [6.0], "limit_kernel_small": [1.0], "limit_store": [9.0]},
+            ["foldstream_full / tightest limit (limit_store)"],
+        ),
+    ],
+    ids=["none of ours", "one reference", "not the other kernel's limit"],
+)
+def test_ratios_are_made_of_what_was_run(rates: dict[str, list[float]], names: list[str]):
+    assert list(ratios(rates)) == names

@@ -1,0 +1,3 @@
+"""What stands here is run by `foldstream bench` as programs; none of it is a test."""
+
+collect_ignore_glob = ["*.py"]
