@@ -1,0 +1,199 @@
+"""What one batch does to facts and vectors, in the cases that people ask about."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from profiles.errors import DivergedError
+from profiles.fold import FoldReport, fold_batch, warmup
+from profiles.hashing import item_hash
+from profiles.items import ItemTable
+from profiles.profile import HistoryEntry
+from profiles.reference import OneInteraction, columns_of
+from profiles.shape import FoldConfig, ModelShape
+from profiles.table import ProfileTable
+
+SHAPE = ModelShape(n_factors=8, history=3, n_tokens=2)
+CONFIG = FoldConfig(shape=SHAPE)
+
+
+class Shop:
+    """Tables that events are folded into, at most one batch a call."""
+
+    def __init__(self, config: FoldConfig = CONFIG) -> None:
+        self.config = config
+        self.profiles = ProfileTable(config.shape)
+        self.items = ItemTable(config.shape, config)
+        self.watermark_ms = 0
+        self.n = 0
+
+    def fold(self, *events: tuple[str, str | None, int], **fields: object) -> FoldReport:
+        """events: (user, item, event time in s)."""
+        stream = [
+            replace(OneInteraction(user, item, self.n + b, 1000 * time_s), **fields)  # type: ignore[arg-type]
+            for b, (user, item, time_s) in enumerate(events)
+        ]
+        self.n += len(stream)
+        missing = self.profiles.missing(one.user for one in stream)
+        self.profiles.load(missing, [None] * len(missing))
+        columns = columns_of(stream, 0, self.profiles, self.items)
+        report = fold_batch(self.profiles, self.items, columns, self.config, self.watermark_ms)
+        self.watermark_ms = report.watermark_ms
+        return report
+
+
+def history(shop: Shop, user: str) -> list[HistoryEntry]:
+    return shop.profiles.profile(user).history
+
+
+def test_the_history_is_newest_first_and_bounded() -> None:
+    shop = Shop()
+    shop.fold(*(("u", item, t) for t, item in enumerate("abcd", 1)))
+    assert [entry.item_hash for entry in history(shop, "u")] == [item_hash(i) for i in "dcb"]
+    assert shop.profiles.profile("u").n_by_kind == {0: 4}
+
+
+def test_a_repeat_of_the_newest_item_refreshes_it_and_learns_nothing() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 1), ("u", "b", 2))
+    before = shop.items.columns.vectors[:2].copy()
+    report = shop.fold(("u", "b", 9), kind=2, weight=0.5)
+    assert (report.n_folded, report.n_learned) == (1, 0)
+    assert history(shop, "u")[0] == HistoryEntry(item_hash("b"), 9000, 0.5, 2)
+    assert len(history(shop, "u")) == 2
+    assert (shop.items.columns.vectors[:2] == before).all()
+
+
+def test_what_is_not_positive_is_counted_only() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 1), ("u", "b", 2))
+    before = shop.profiles.profile("u")
+    report = shop.fold(("u", "c", 3), kind=4, positive=False)
+    after = shop.profiles.profile("u")
+    assert (report.n_learned, shop.items.n_learned) == (0, 2)
+    assert after.n_by_kind == {0: 2, 4: 1}
+    assert after.history == before.history
+    assert (after.last_ms, after.last_offset) == (3000, 2)
+
+
+def test_a_query_waits_for_the_next_positive_and_the_newer_one_replaces_it() -> None:
+    shop = Shop()
+    shop.fold(("u", None, 1), kind=6, positive=False, tokens=(5, 6, 7))
+    assert shop.profiles.profile("u").pending == [5, 6]
+    shop.fold(("u", None, 2), kind=6, positive=False, tokens=(8,))
+    assert (shop.profiles.profile("u").pending, shop.profiles.profile("u").pending_ms) == (
+        [8],
+        2000,
+    )
+    shop.fold(("u", "a", 3), kind=4, positive=False)
+    assert shop.profiles.profile("u").pending == [8]
+    shop.fold(("u", "a", 4))
+    assert shop.profiles.profile("u").pending == []
+
+
+def test_retention_starts_a_profile_afresh_by_the_logs_time() -> None:
+    shop = Shop(replace(CONFIG, retention_ms=10_000))
+    shop.fold(("gone", "a", 1), ("stays", "a", 5), ("other", "b", 12))
+    report = shop.fold(("gone", "c", 2), ("stays", "c", 6))
+    assert report.n_reset == 1
+    assert shop.profiles.profile("gone").n_events == 1
+    assert shop.profiles.profile("stays").n_events == 2
+    assert report.watermark_ms == 12_000
+
+
+def test_a_late_event_widens_the_times_and_moves_no_watermark() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 10), ("u", "b", 4))
+    profile = shop.profiles.profile("u")
+    assert (profile.first_ms, profile.last_ms, shop.watermark_ms) == (4000, 10_000, 10_000)
+
+
+def test_the_report_names_each_changed_user_once_with_the_last_event() -> None:
+    shop = Shop()
+    report = shop.fold(("a", "x", 1), ("b", "x", 2), ("a", "y", 3))
+    assert shop.profiles.user_ids(report.user_rows) == ["b", "a"]
+    assert report.last_offset.tolist() == [1, 2]
+    assert report.last_time_ms.tolist() == [2000, 3000]
+    assert report.last_index.tolist() == [1, 2]
+
+
+def test_an_empty_batch_changes_nothing() -> None:
+    shop = Shop()
+    shop.watermark_ms = 7
+    report = shop.fold()
+    assert (report.n_folded, len(report.user_rows), report.watermark_ms) == (0, 0, 7)
+
+
+def test_learning_brings_items_together_that_follow_each_other() -> None:
+    shop = Shop(replace(CONFIG, shape=ModelShape(n_factors=16, history=3)))
+    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")]
+    for n in range(400):
+        first, second = pairs[n % 4]
+        shop.fold((f"u{n}", first, n), (f"u{n}", second, n))
+    rows = shop.items.intern(list("abcdefgh"))
+    E = shop.items.columns.vectors[rows]
+    S = E @ E.T - 100 * np.eye(8)
+    assert S.argmax(axis=1).tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+def test_a_vector_that_is_not_finite_stops_the_fold() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 1), ("u", "b", 2))
+    shop.items.columns.vectors[0, 3] = np.nan
+    with pytest.raises(DivergedError, match="partition 0, offset 2"):
+        shop.fold(("u", "c", 3))
+
+
+def test_an_absurd_rate_is_cut_short_instead_of_ending_in_nan() -> None:
+    shop = Shop(replace(CONFIG, rate=50.0, max_norm=100.0))
+    n_clipped = sum(shop.fold((f"u{b % 5}", f"i{b * b % 11}", b)).n_clipped for b in range(500))
+    assert n_clipped > 0
+    assert np.isfinite(shop.items.columns.vectors[: len(shop.items)]).all()
+
+
+def test_wrong_rows_and_offsets_that_do_not_rise_are_refused_untouched() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 1))
+    stream = [OneInteraction("u", "a", 5, 1), OneInteraction("u", "b", 5, 1)]
+    columns = columns_of(stream, 0, shop.profiles, shop.items)
+    with pytest.raises(ValueError, match="offsets"):
+        fold_batch(shop.profiles, shop.items, columns, CONFIG, 0)
+    columns.offset[1] = 6
+    for name, value in (("user_row", 1), ("item_row", 2), ("kind", 32), ("user_row", -1)):
+        column = getattr(columns, name)
+        kept = column[0]
+        column[0] = value
+        with pytest.raises(ValueError, match="range"):
+            fold_batch(shop.profiles, shop.items, columns, CONFIG, 0)
+        column[0] = kept
+    assert shop.profiles.profile("u").n_events == 1
+
+
+def test_the_fold_lets_other_threads_run() -> None:
+    """Heartbeats go on: another thread counts while one long batch is folded."""
+    warmup(CONFIG)
+    shop = Shop()
+    n = 60_000
+    users = [f"u{b % 50}" for b in range(n)]
+    events = [(user, f"i{b * 31 % 997}", b) for b, user in enumerate(users)]
+    started, done, turns = threading.Event(), threading.Event(), 0
+
+    def fold() -> None:
+        started.wait()
+        fold_batch(shop.profiles, shop.items, columns, CONFIG, 0)
+        done.set()
+
+    shop.profiles.load(shop.profiles.missing(users), [None] * 50)
+    stream = [OneInteraction(user, item, b, b) for b, (user, item, _) in enumerate(events)]
+    columns = columns_of(stream, 0, shop.profiles, shop.items)
+    thread = threading.Thread(target=fold)
+    thread.start()
+    started.set()
+    while not done.is_set():
+        turns += 1
+    thread.join()
+    assert turns > 1000
