@@ -114,6 +114,7 @@ class Proxy:
         self.delivered = asyncio.Event()
         self._server_port = port
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
         self.url = ""
 
@@ -126,21 +127,25 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.release.set()
+        for writer in self._writers:
+            writer.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        self._writers += [to_client, to_server]
         down = asyncio.create_task(self._pass_down(server, to_client))
         try:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 await self._pass_up(client, to_server, server, down)
         finally:
             down.cancel()
+            await asyncio.wait((down,))
             for writer in (to_client, to_server):
                 writer.close()
                 with contextlib.suppress(ConnectionError):

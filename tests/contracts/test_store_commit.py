@@ -61,7 +61,7 @@ async def test_a_zombie_is_fenced(url, connect, owner, batch):
     old = (await zombie.acquire(3, owner())).claim
     await zombie.commit(old, batch(0, 5, ann=b"old"))
     new = (await successor.acquire(3, owner())).claim
-    with pytest.raises(Fenced, match="partition 3.*another worker"):
+    with pytest.raises(Fenced, match=r"partition 3.*another worker"):
         await zombie.commit(old, batch(5, 6, ann=b"zombie"))
     with pytest.raises(Fenced):  # again, now without an armed WATCH
         await zombie.commit(old, batch(5, 6, ann=b"zombie"))
@@ -111,7 +111,7 @@ async def test_a_store_behind_the_batch_went_back(url, connect, owner, batch):
     store = await connect(url)
     claim = (await store.acquire(0, owner())).claim
     await store.commit(claim, batch(0, 5))
-    with pytest.raises(StoreWentBack, match="next offset 5 in the store.*next offset 8 here"):
+    with pytest.raises(StoreWentBack, match=r"next offset 5 in the store.*next offset 8 here"):
         await store.commit(claim, batch(8, 9))
     assert await store.outcome(claim, 8, 9) is Outcome.WENT_BACK
 
