@@ -1,0 +1,1 @@
+"""Pages for people, and the plain snapshot of a worker's state that they show."""

@@ -1,0 +1,1 @@
+"""What a worker serves over HTTP: health, metrics and, with the `dashboard` role, the pages."""
