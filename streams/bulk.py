@@ -51,7 +51,8 @@ class BulkProducer:
             client_id=client_id,
             acks="all",
             enable_idempotence=True,
-            compression_type="lz4",
+            # 0.4 us an event and an eighth of the bytes; aiokafka takes lz4's slow level 9: 2.3 us.
+            compression_type="zstd",
             max_batch_size=BATCH_BYTES,
             max_request_size=8 * BATCH_BYTES,
             request_timeout_ms=60_000,  # a broker that restarts is back within it
@@ -62,7 +63,7 @@ class BulkProducer:
         self._partitions: dict[tuple[str, bytes], int] = {}
         self._failure: BaseException | None = None
         self._sending = asyncio.Lock()
-        """Held while a batch is in neither `_open` nor `_unacknowledged`; keeps batches in order."""
+        """Held while a batch is neither `_open` nor `_unacknowledged`; keeps batches in order."""
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway."""

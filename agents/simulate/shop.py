@@ -290,20 +290,20 @@ class Shop:
         rng = self._rng
         if self._bought:
             chance = rng.random(len(step.kind)) < self.config.aftermath
-            for place in np.flatnonzero(chance & (step.kind == CLICK)).tolist():
-                user, item = self._bought[int(rng.integers(len(self._bought)))]
-                step.kind[place] = RETURN if rng.random() < 0.3 else REVIEW
-                step.user[place], step.item[place], step.session[place] = user, item, -1
-                taste = self.shoppers.tastes(
-                    np.array([user]), self._n_events / self.config.events_per_s
-                )[0]
-                step.affinity[place] = taste @ self.catalogue.vectors[item]
+            places = np.flatnonzero(chance & (step.kind == CLICK))
+            picks = rng.integers(len(self._bought), size=len(places)).tolist()
+            bought = np.array([self._bought[pick] for pick in picks], np.int64).reshape(-1, 2)
+            user, item = bought[:, 0], bought[:, 1]
+            step.kind[places] = np.where(rng.random(len(places)) < 0.3, RETURN, REVIEW)
+            step.user[places], step.item[places], step.session[places] = user, item, -1
+            tastes = self.shoppers.tastes(user, self._n_events / self.config.events_per_s)
+            step.affinity[places] = np.einsum("bk,bk->b", tastes, self.catalogue.vectors[item])
         for place in np.flatnonzero(step.kind == PURCHASE).tolist():
-            bought = (int(step.user[place]), int(step.item[place]))
+            new = (int(step.user[place]), int(step.item[place]))
             if len(self._bought) < N_REMEMBERED_PURCHASES:
-                self._bought.append(bought)
+                self._bought.append(new)
             else:
-                self._bought[int(rng.integers(N_REMEMBERED_PURCHASES))] = bought
+                self._bought[int(rng.integers(N_REMEMBERED_PURCHASES))] = new
 
     def _encode(self, step: _Step, first: int) -> tuple[list[bytes], list[bytes]]:
         """Keys and JSON values. Written by hand: all texts are ours and need no escapes."""
