@@ -6,7 +6,8 @@ switched under the fence of partition 0; and a reader that meets a switch reads 
 
 The manifest is a hash in partition 0's slot: ``version``, ``header``, ``n_chunks``, ``chunks``
 (JSON: a list of [version, xxh3_64 in hex], by chunk number), ``next_offsets`` (JSON: partition to
-offset), and ``pending`` (JSON: keys about to be written, removed later if they came to nothing).
+offset), and ``pending`` (JSON: keys just written or replaced; what the manifest
+does not name of them is removed with the next snapshot at the latest).
 """
 
 from __future__ import annotations
@@ -137,19 +138,20 @@ class ItemSnapshots:
             await self._pool.ask_slot(
                 key_slot(key), [pack("SET", key, chunks[number])], 1, f"item chunk {number}"
             )
+        named = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(entries)}
+        gone = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(kept)}
+        gone = (gone | {key.encode() for key in pending}) - named
         self._attempted = version
         await self._switch(
             fence,
             claim,
             *("version", version, "header", header, "n_chunks", n_chunks),
-            *("chunks", _json(entries), "pending", "[]"),
+            # Still pending: a crash right here leaves them to the next snapshot.
+            *("chunks", _json(entries), "pending", _json(sorted(key.decode() for key in gone))),
             *("next_offsets", _json({str(p): n for p, n in next_offsets.items()})),
         )
         self._standing = version
-        named = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(entries)}
-        gone = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(kept)}
-        gone |= {key.encode() for key in pending}
-        for key in gone - named:
+        for key in gone:
             await self._pool.ask_slot(key_slot(key), [pack("UNLINK", key)], 1, "old item chunk")
         return version
 

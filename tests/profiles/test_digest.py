@@ -1,0 +1,52 @@
+"""The facts digest: order-free, and different for any difference."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiles.digest import FactsDigest, facts_digest
+
+PROFILES = st.dictionaries(st.text(max_size=5), st.binary(max_size=5), max_size=20)
+
+
+def digest_of(pairs) -> FactsDigest:
+    """The digest of pairs in this order."""
+    digest = FactsDigest()
+    for user_id, facts in pairs:
+        digest.add(user_id, facts)
+    return digest
+
+
+@given(PROFILES, st.randoms(use_true_random=False))
+def test_order_changes_nothing(profiles: dict[str, bytes], draw: random.Random):
+    pairs = list(profiles.items())
+    draw.shuffle(pairs)
+    assert digest_of(pairs) == digest_of(profiles.items())
+
+
+@given(PROFILES, PROFILES)
+def test_two_sets_of_profiles_agree_only_when_equal(a: dict[str, bytes], b: dict[str, bytes]):
+    assert (digest_of(a.items()).hex == digest_of(b.items()).hex) == (a == b)
+
+
+def test_the_border_between_id_and_facts_counts():
+    assert digest_of([("a", b"bc")]) != digest_of([("ab", b"c")])
+
+
+def test_a_profile_given_twice_shows():
+    assert digest_of([("a", b"x")] * 2).hex != FactsDigest().hex
+
+
+async def test_only_facts_are_compared():
+    async def records(model: bytes):
+        yield "u1", b"fact" + model
+
+    def facts_of(record: bytes) -> bytes:
+        return record[:4]
+
+    assert await facts_digest(records(b"1"), facts_of) == await facts_digest(
+        records(b"2"), facts_of
+    )
