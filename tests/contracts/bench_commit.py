@@ -1,7 +1,7 @@
 """CPU time of one fenced commit, in this process and in the server.
 
-Run it from a checkout: ``python tests/contracts/bench_commit.py`` (about five seconds). Not a test: a
-busy machine makes the numbers larger.
+Run it from a checkout: ``python tests/contracts/bench_commit.py`` (some five seconds). Not a test:
+a busy machine makes the numbers larger.
 """
 
 from __future__ import annotations
