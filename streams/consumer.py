@@ -127,7 +127,8 @@ class BatchConsumer(PartitionReader):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._commit_task
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._commit_now(), STOP_COMMIT_S)
+            async with asyncio.timeout(STOP_COMMIT_S):
+                await self._commit_now()
         coordinator = self._consumer._coordinator
         if leave and coordinator is not None:
             # aiokafka sends LeaveGroup at the right moment (its group task has ended, so nothing

@@ -39,7 +39,8 @@ BATCH_BYTES: Final = 128 * 1024
 class Producer:
     """Sends to the topics of one `TopicSet`.
 
-    compression: ``lz4``, ``zstd``, ``gzip`` or None. A message alone is sent at once (no linger);
+    compression: ``zstd``, ``lz4``, ``gzip`` or None (zstd cost a fifth of lz4, which aiokafka runs
+    at its slowest level). A message alone is sent at once (no linger);
     under load they gather while the previous request is under way.
     """
 
@@ -48,7 +49,7 @@ class Producer:
         bootstrap: str,
         topics: TopicSet,
         client_id: str = "foldstream-producer",
-        compression: str | None = "lz4",
+        compression: str | None = "zstd",
     ) -> None:
         self.bootstrap = bootstrap
         self.topics = topics

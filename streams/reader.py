@@ -117,6 +117,7 @@ class PartitionReader:
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._fetch_task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._turned_at = time.monotonic()
         self._n_corrupt = 0
         self.failed: asyncio.Future[None]
@@ -249,6 +250,7 @@ class PartitionReader:
         self._fetch_task = asyncio.create_task(self._fetch(), name=f"fetch {self.topic}")
 
     async def _stop_fetching(self) -> None:
+        self._stopping = True
         if self._fetch_task is not None:
             self._fetch_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -287,7 +289,7 @@ class PartitionReader:
 
     async def _fetch(self) -> None:
         try:
-            while self._failure is None:
+            while self._failure is None and not self._stopping:
                 self._turned_at = time.monotonic()
                 await self._turn()
         except Exception as error:  # noqa: BLE001  a bug here must reach every waiting task
@@ -303,8 +305,11 @@ class PartitionReader:
             self._check_client()
             if not buffers:  # getmany() of no partition would mean all of them
                 self._changed.clear()
+                # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes
+                # together with the event, and the stop then waits for ever.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), POLL_MS / 1_000)
+                    async with asyncio.timeout(POLL_MS / 1_000):
+                        await self._changed.wait()
                 return
             fetched = await self._consumer.getmany(
                 *buffers, timeout_ms=POLL_MS, max_records=self._max_poll_records
