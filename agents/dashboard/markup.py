@@ -155,7 +155,7 @@ def chart(values: Sequence[float | None], unit: str, capacity: int, label: str) 
         aria_label=f"{label}; now {'unknown' if latest is None else f'{latest:.1f}'} {unit}",
     )
     scale = tag(
-        "div", *(tag("span", f"{top * share:,.4g}") for share in (1, 0.5, 0)), class_="axis"
+        "div", *(tag("span", f"{top * share:,.10g}") for share in (1, 0.5, 0)), class_="axis"
     )
     return tag("div", scale, tag("div", svg, class_="plot"), class_="chart")
 

@@ -25,9 +25,13 @@ from agents.dashboard.shopper import (
 )
 from profiles.errors import ProfilesError
 from streams.errors import StreamsError
+from streams.events import Recommendation
 
 MAX_ID = 256
 """Characters of an id, as in the events' schema."""
+
+SELDOM = 10
+"""Refreshes between two looks at what the scorer has emitted: every five seconds."""
 
 CHOSEN = """(event) => {
     const button = event.target.closest("[data-choice]");
@@ -112,6 +116,7 @@ class ShopperPage:
                 with ui.element("ol").classes("list"):
                     self._rows = [ListRow(self, n + 1) for n in range(self._desk.n_items)]
                 self._gone = ui.html("", sanitize=False).classes("gone")
+                self._pushed = ui.html("", sanitize=False).classes("pushed")
         self._body.set_visibility(False)
 
     def _build_sending(self) -> None:
@@ -138,6 +143,8 @@ class ShopperPage:
         self._box.set_value(user_id)
         self._result.set_content("")
         self._gone.set_content("")
+        self._pushed.set_content("")
+        self._ticks = 0
         self._notice.set_content("")
         self._body.set_visibility(False)
         ui.navigate.history.replace(f"/shopper?user={quote(user_id, safe='')}")
@@ -148,8 +155,8 @@ class ShopperPage:
             return
         self._is_looking = True
         try:
-            if self._ticks % 10 == 0:
-                await self._show_recent()
+            if self._ticks % SELDOM == 0:
+                await self._show_emitted()
             self._ticks += 1
             user_id = self._user
             if user_id and not self._is_sending:
@@ -212,13 +219,18 @@ class ShopperPage:
         if isinstance(event.args, str):
             self.choose(event.args)
 
-    async def _show_recent(self) -> None:
+    async def _show_emitted(self) -> None:
+        """What the scorer has pushed: to whom lately, and last to this shopper."""
+        user_id = self._user
         users = await self._desk.recent_users()
         self._recent.set_content(
             join([tag("span", "lately active: ", class_="hint"), choices([(u, u) for u in users])])
             if users
             else tag("span", "Nobody has got a list yet.", class_="hint")
         )
+        pushed = await self._desk.last_pushed(user_id) if user_id else None
+        if user_id == self._user:
+            self._pushed.set_content("" if pushed is None else pushed_line(pushed))
 
     def _show(self, state: ShopperState) -> None:
         self._body.set_visibility(True)
@@ -279,6 +291,23 @@ def result_of(sent: SentEvent) -> Html:
         f", partition {sent.partition}, offset {sent.offset}). ",
         sent.summary,
         class_="notice good",
+    )
+
+
+def pushed_line(pushed: Recommendation) -> Html:
+    """The list that the scorer emitted last for this shopper."""
+    stamps = pushed.stamps
+    fresh_ms = None if stamps.appended_ms is None else stamps.emitted_ms - stamps.appended_ms
+    return join(
+        [
+            "The scorer last pushed a list at ",
+            clock(stamps.emitted_ms),
+            f" UTC: {len(pushed.items)} items, profile at offset ",
+            number(pushed.profile_offset),
+            ", ",
+            millis(fresh_ms),
+            " after the event was appended.",
+        ]
     )
 
 

@@ -262,8 +262,8 @@ def agents_of(
             AgentState(
                 "snapshots",
                 _state(ready),
-                f"{totals.n_items:,} item vectors, {int(total(metrics.snapshots)):,} snapshots "
-                "written",
+                f"{totals.n_items:,} item vectors, snapshots written: "
+                f"{int(total(metrics.snapshots)):,}",
             )
         )
     return agents
