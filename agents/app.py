@@ -262,7 +262,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         app.agent(requests, name="scorer")(worker.answerer.run)
         services.append(worker.scorer)
-    worker.http = HttpServer(worker)
+    worker.http = HttpServer(worker, settings.instance_id(number))
     services += [worker.http, worker.readiness]
     worker.services = services
     for service in services:

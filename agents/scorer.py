@@ -135,6 +135,7 @@ class ScoringService(Service):
                 break
             except StoreAway as away:
                 logger.warning("store away while scoring", reason=str(away))
+                self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
                 await self.sleep(0.5)
                 if self.should_stop:
                     return
