@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +178,16 @@ def test_json_columns_reach_into_nested_objects() -> None:
 def test_a_mapping_that_cannot_work_says_why(text: str, message: str) -> None:
     with pytest.raises(MappingError, match=message.replace("(", r"\(")):
         mapper(text)
+
+
+def test_the_mapping_in_the_documentation_works() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "mappings.md").read_text("utf-8")
+    text = page.split("```toml\n")[1].split("```")[0]
+    columns = ["listener", "track", "action", "at", "stars", "title", "genre"]
+    example = LineMapper(parse_mapping(text, "docs"), columns, KINDS, "f00d")
+    row = ["7", "t1", "liked", "01.01.1970 01:00:05", "", "Song", "rock/indie"]
+    review = only(example.map_line(row, 2))
+    assert (review.user_id, review.rating, review.ts) == ("l-7", 5.0, 5_000)
+    assert example.map_item(row) == Item(item_id="t1", title="Song", category=["rock", "indie"])
+    with pytest.raises(LineRejected, match="robot"):
+        example.map_line(["bot-1", *row[1:]], 3)
