@@ -24,7 +24,7 @@ from profiles.view import ItemDelta as ItemDelta
 from profiles.view import ItemView as ItemView
 
 START_DEVIATION = 0.2
-"""Standard deviation of a start vector's numbers (MODEL section 3, items without text)."""
+"""Standard deviation of a start vector's numbers (docs/model.md)."""
 
 CHUNK_ROWS = 4096
 """Rows of a snapshot chunk: 1 MB of vectors at K = 64, a small value for the store."""

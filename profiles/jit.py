@@ -1,7 +1,7 @@
 """How this package compiles: one decorator, so that every kernel has the same flags and cache.
 
 `fastmath` has three flags and no more: with all of fast-math NaN scores rank first and checks for
-them vanish, and the speed is the same (MODEL: 338,000 against 346,000 events/s). The GIL is
+them vanish, and the speed is the same (docs/decisions/0009-kernel-cache.md). The GIL is
 released, so heartbeats of the event loop go on while a batch is folded.
 
 numba's cache looks only at the file of the function that is called, not at the files of the

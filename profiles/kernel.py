@@ -1,4 +1,4 @@
-"""The compiled fold: MODEL section 3, strictly one event after the other.
+"""The compiled fold: docs/model.md, strictly one event after the other.
 
 Owns the arithmetic and nothing else: `fold.fold_batch` prepares the arrays and raises the errors,
 `reference.py` holds the same maths in slow numpy. No clock, no generator: a draw is a hash of
@@ -25,7 +25,7 @@ from profiles.profile import ProfileColumns
 from profiles.record import clear_row
 
 LEAST_COEFFICIENT = 0.01
-"""A history entry that counts less in the context than this learns nothing (MODEL step 3)."""
+"""A history entry that counts less in the context than this learns nothing (step 3)."""
 
 LEAST_Q = 1e-12
 """Floor of a draw's probability: only an item never seen, in an empty table, comes near it."""

@@ -1,4 +1,4 @@
-"""The fold once more, slow and obvious: MODEL section 3 line by line, to hold the kernel to.
+"""The fold once more, slow and obvious: docs/model.md line by line, to hold the kernel to.
 
 Shares no arithmetic with `kernel.py`: draws, start values and hashes of draws are written here in
 plain Python. Works in float64 and rounds what is stored to float32 after every event, as the kernel

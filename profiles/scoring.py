@@ -20,6 +20,9 @@ from profiles.view import ItemView
 NO_ROW = -1
 """Fills the end of a list that is shorter than asked for."""
 
+SCORES_AT_ONCE = 1 << 22
+"""Scores in memory at a time, 16 MB: many users at a large catalogue are taken in blocks."""
+
 
 def user_matrix(profiles: Sequence[Profile | None], n_factors: int) -> NDArray[np.float32]:
     """float32 (B, K): the stored user vectors; zeros for a user who has none yet."""
@@ -57,19 +60,22 @@ def top_k(
         raise DivergedError("a user vector to score is not finite")
     if exclude is not None and len(exclude) != len(X):
         raise ValueError(f"{len(X)} users, {len(exclude)} lists of excluded rows")
-    S = scores(view, X)
-    if allowed is not None:
-        S[:, ~allowed[: len(view)]] = -np.inf
+    if allowed is not None and len(allowed) != len(view):
+        raise ValueError(f"a mask of {len(allowed)} items for a view of {len(view)}")
     rows = np.full((len(X), n), NO_ROW, np.int32)
     best = np.full((len(X), n), -np.inf, np.float32)
-    for b in range(len(X)):
-        row_scores = S[b]
-        if exclude is not None and len(exclude[b]):
-            out = exclude[b]
-            row_scores[out[(out >= 0) & (out < len(view))]] = -np.inf
-        found = _best(row_scores, n)
-        rows[b, : len(found)] = found
-        best[b, : len(found)] = row_scores[found]
+    at_once = max(1, SCORES_AT_ONCE // max(1, len(view)))
+    for first in range(0, len(X), at_once):
+        S = scores(view, X[first : first + at_once])
+        if allowed is not None:
+            S[:, ~allowed] = -np.inf
+        for b, row_scores in enumerate(S, first):
+            if exclude is not None and len(exclude[b]):
+                out = exclude[b]
+                row_scores[out[(out >= 0) & (out < len(view))]] = -np.inf
+            found = _best(row_scores, n)
+            rows[b, : len(found)] = found
+            best[b, : len(found)] = row_scores[found]
     return rows, best
 
 
@@ -98,7 +104,7 @@ class Context:
 
 
 def context_of(profile: Profile, view: ItemView) -> Context:
-    """The attention weights of a profile's history over today's item vectors (MODEL section 3)."""
+    """The attention weights of a profile's history over today's item vectors (docs/model.md)."""
     config = view.config
     rows = view.rows_of_hashes([entry.item_hash for entry in profile.history])
     coefficients = np.zeros(len(rows), np.float32)

@@ -36,7 +36,7 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class FoldConfig:
-    """The constants of the fold (MODEL section 3).
+    """The constants of the fold (docs/model.md).
 
     n_recent, n_uniform: negatives from the ring of recent positives and from all seen items; half
         of each, for the uniform ones keep rare items apart and the recent ones popular items.

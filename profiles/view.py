@@ -17,7 +17,7 @@ from profiles.hashing import HashIndex, item_hash
 from profiles.shape import FoldConfig, ModelShape
 
 COUNT_FLOOR = 0.1
-"""Added to a decayed count before its logarithm (MODEL: log(c + .1))."""
+"""Added to a decayed count before its logarithm."""
 
 REFRESH_SHARE = 1 / 500
 """Share of a half-life after which all counts are decayed anew; until then only changed rows. What
@@ -105,6 +105,7 @@ class ItemView:
         self._row_of = {}
         self._index = HashIndex(len(self._counts))
         self._refreshed_ms = -1
+        self.n_restarts += 1
 
     def apply(self, delta: ItemDelta) -> None:
         """Bring the view up to a delta; the first one of another table starts it over.
@@ -112,9 +113,7 @@ class ItemView:
         Raises ValueError when a delta with new items was left out.
         """
         if delta.first_new == 0 and self.ids:
-            self.ids, self._row_of, self._index = [], {}, HashIndex(len(self._counts))
-            self._refreshed_ms = -1
-            self.n_restarts += 1
+            self.reset()
         if delta.first_new != len(self.ids):
             raise ValueError(
                 f"a delta from row {delta.first_new} for a view of {len(self.ids)} rows"
