@@ -6,9 +6,12 @@ import importlib
 import sys
 
 import typer
-from click.exceptions import Abort, ClickException
 from rich.console import Console
 
+# Typer carries a click of its own: the classes of the package `click` would catch nothing.
+from typer._click.exceptions import ClickException
+
+from agents import logs
 from agents.cli.common import Exit
 from agents.errors import AgentsError, CheckFailed, NothingRuns, SettingsError, UsageError
 from profiles.errors import ProfilesError, StoreAway
@@ -55,12 +58,13 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command in this process; returns its exit code."""
+    logs.set_up("error", as_json=False)  # commands say what matters themselves; a worker sets more
     try:
         code = build()(args=arguments, standalone_mode=False)
     except ClickException as error:
         error.show()
         return Exit.USAGE
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except (SettingsError, UsageError, MappingError) as error:
         return _fail(error, Exit.USAGE)

@@ -15,7 +15,7 @@ from mode import Service
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import PartitionFold
-from profiles.errors import Fenced, StoreAway
+from profiles.errors import Fenced, StoreAway, StoreWentBack
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
@@ -54,8 +54,8 @@ class SnapshotWriter(Service):
                 await self.write()
 
     async def write(self) -> bool:
-        """Write one snapshot; False when partition 0 isn't ours, nothing changed, or the store
-        is away (the next one will hold the same and more)."""
+        """Write one snapshot. False when partition 0 isn't ours, when nothing changed, and when it
+        could not be written: the next one is whole."""
         fold = self._folds.get(0)
         if fold is None or self._model.learned_to == self._written_to:
             return False
@@ -66,7 +66,7 @@ class SnapshotWriter(Service):
             await self._store.write_item_snapshot(
                 fold.claim, snapshot.header, snapshot.chunks, learned_to
             )
-        except (StoreAway, Fenced) as error:
+        except (StoreAway, StoreWentBack, Fenced) as error:
             await self._model.run(self._model.items.mark_unsaved)
             logger.warning("item snapshot not written", reason=str(error))
             return False

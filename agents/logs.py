@@ -7,10 +7,10 @@ import sys
 
 import structlog
 
-QUIET = {"aiokafka": logging.ERROR, "faust": logging.WARNING, "mode": logging.WARNING}
+QUIET = {"aiokafka": logging.CRITICAL, "faust": logging.WARNING, "mode": logging.WARNING}
 """Libraries that tell more than a reader of our logs needs at `info`.
 
-aiokafka logs a warning for every retry of a broker that is away; we say it once ourselves.
+aiokafka logs an error for every retry of a broker that is away; we say it once ourselves.
 """
 
 

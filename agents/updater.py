@@ -110,6 +110,7 @@ class ProfileUpdater(Service):
         self._owner = owner
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._warm: dict[int, PartitionFold] = {}
+        self._crashes: list[asyncio.Future[None]] = []
 
     async def on_start(self) -> None:
         self._log = await log_identity(self._config.bootstrap, self._config.topic)
@@ -152,9 +153,9 @@ class ProfileUpdater(Service):
         """Acquire what the group gave us; returns where to go on reading."""
         starts = await asyncio.gather(*(self._acquire(partition) for partition in partitions))
         for partition in partitions:
-            self._tasks[partition] = asyncio.create_task(
-                self._follow(partition), name=f"follow-{partition}"
-            )
+            task = asyncio.create_task(self._follow(partition), name=f"follow-{partition}")
+            task.add_done_callback(self._note_end)
+            self._tasks[partition] = task
         return dict(zip(partitions, starts, strict=True))
 
     async def _quiesce(self, partitions: list[int]) -> None:
@@ -275,6 +276,12 @@ class ProfileUpdater(Service):
                 await self._restore_model()
                 self._stop_partition(partition, f"fault in the fold: {error!r}")
                 return
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """What `_follow` has no answer for ends the worker: it replays from the last commit."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._crashes.append(asyncio.ensure_future(self.crash(error)))
 
     async def _start_over(self, partition: int) -> bool:
         """After a refusal: forget what was pending, acquire anew if it is still ours."""

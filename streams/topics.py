@@ -138,6 +138,14 @@ class TopicReport:
     drift: list[Drift]
 
 
+@dataclass(frozen=True, slots=True)
+class TopicCheck:
+    """What `check_topics` found: names of topics that are not there, and differences."""
+
+    missing: list[str]
+    drift: list[Drift]
+
+
 @asynccontextmanager
 async def admin_client(bootstrap: str, timeout_s: float = 20.0) -> AsyncIterator[Any]:
     """An aiokafka admin client. Raises BrokerAway when no broker answers."""
@@ -202,6 +210,18 @@ async def ensure_topics(
         there = [topic for topic in topics if topic.name in before]
         drift = await _drift(admin, there, before) if there else []
     return TopicReport([topic.name for topic in missing], drift)
+
+
+async def check_topics(bootstrap: str, topics: Sequence[Topic]) -> TopicCheck:
+    """Which topics are missing and what differs in the others; changes nothing.
+
+    Raises BrokerAway.
+    """
+    async with admin_client(bootstrap) as admin:
+        counts = await _partition_counts(admin, [topic.name for topic in topics])
+        there = [topic for topic in topics if topic.name in counts]
+        drift = await _drift(admin, there, counts) if there else []
+    return TopicCheck([topic.name for topic in topics if topic.name not in counts], drift)
 
 
 async def _create(admin: Any, topics: Sequence[Topic], replication: int) -> None:
