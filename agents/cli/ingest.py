@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,8 @@ def register(app: typer.Typer) -> None:
         output.result(report)
         output.show(report_table(report))
 
-    command.__doc__ = f"{command.__doc__}\n\nReady mappings: {', '.join(mapping_names())}."
+    about = inspect.cleandoc(command.__doc__ or "")
+    command.__doc__ = f"{about}\n\nReady mappings: {', '.join(mapping_names())}."
 
 
 def mapping_names() -> list[str]:

@@ -39,3 +39,8 @@ def test_a_shop_finds_its_own_kinds_in_the_schema(
 def test_an_unknown_topic_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["schema", "clicks"]) == Exit.USAGE
     assert "there are events" in capsys.readouterr().err
+
+
+def test_a_misspelt_option_ends_with_2_and_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["schema", "--ouch"]) == Exit.USAGE
+    assert "--ouch" in capsys.readouterr().err
