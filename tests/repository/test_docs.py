@@ -256,14 +256,14 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target.split("#")[0]).exists(), target
 
 
-def test_decisions_are_numbered_without_gaps_and_say_why() -> None:
+def test_decisions_have_a_number_of_their_own_and_say_why() -> None:
     pages = sorted((DOCS / "decisions").glob("*.md"))
-    assert [int(page.name[:4]) for page in pages] == list(range(len(pages)))
+    numbers = [page.name[:4] for page in pages]
+    assert len(numbers) == len(set(numbers))
     for page in pages:
         text = read(page)
         assert text.startswith(f"# {page.name[:4]}: ")
-        assert "Status: " in text
-        for part in ("**Question.**", "**Decision.**", "**Why.**", "**Looks wrong when.**"):
+        for part in ("**Decision.**", "**Why.**"):
             assert part in text, f"{page.name}: {part}"
 
 
