@@ -13,9 +13,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Protocol
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from agents.metrics import Metrics
@@ -23,7 +26,7 @@ from agents.model import Model
 from agents.translate import Translator
 from profiles.errors import StoreAway
 from profiles.fold import FoldReport, fold_batch
-from profiles.interactions import Kinds
+from profiles.interactions import MAX_KINDS, Kinds
 from profiles.seen import SeenRing
 from profiles.store import Acquired, CommitBatch, LogPosition, ProfileStore
 from profiles.store_checkpoint import with_last
@@ -67,7 +70,7 @@ class _Folded:
     report: FoldReport
     records: list[tuple[str, bytes]]
     users: list[ChangedUser]
-    kinds: list[int]
+    kinds: NDArray[np.int64]  # (MAX_KINDS,) events by kind
 
 
 class PartitionFold:
@@ -135,9 +138,12 @@ class PartitionFold:
             await self._set_aside(batch)
         async with self._model.stillness.folding():
             keep = self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
-            events = [event for event, new in zip(batch.events, keep, strict=True) if new]
-            offsets = [offset for offset, new in zip(batch.offsets, keep, strict=True) if new]
-            appended = [ms for ms, new in zip(batch.appended_ms, keep, strict=True) if new]
+            events, offsets, appended = batch.events, batch.offsets, batch.appended_ms
+            if not keep.all():
+                new = keep.tolist()
+                events = list(compress(events, new))
+                offsets = list(compress(offsets, new))
+                appended = list(compress(appended, new))
             folded = await self._fold(events, offsets, appended)
             await self._commit(batch, raw, folded)
         self._metrics.repeats.inc(len(batch.events) - len(events))
@@ -182,18 +188,17 @@ class PartitionFold:
                 items_model.config,
                 self._watermark_ms,
             )
-            newest = {event.user_id: number for number, event in enumerate(events)}
+            user_ids = self._profiles.user_ids(report.user_rows)
+            packed = self._profiles.pack(report.user_rows)
             users = [
-                ChangedUser(user_id, offsets[number], events[number].ts, appended[number])
-                for user_id, number in newest.items()
+                ChangedUser(user_id, offsets[last], events[last].ts, appended[last])
+                for user_id, last in zip(user_ids, report.last_index.tolist(), strict=True)
             ]
-            user_ids = list(newest)
-            packed = self._profiles.pack(self._profiles.rows(user_ids))
             return _Folded(
                 report=report,
                 records=list(zip(user_ids, packed, strict=True)),
                 users=users,
-                kinds=interactions.kind.tolist(),
+                kinds=np.bincount(interactions.kind, minlength=MAX_KINDS),
             )
 
         return await items_model.run(job)
@@ -256,10 +261,9 @@ class PartitionFold:
             self._count(folded)
 
     def _count(self, folded: _Folded) -> None:
-        self.n_events += len(folded.kinds)
-        for code in set(folded.kinds):
-            name = self._kinds.name(code)
-            self._metrics.folded.labels(name).inc(folded.kinds.count(code))
+        self.n_events += folded.report.n_folded
+        for code in np.flatnonzero(folded.kinds).tolist():
+            self._metrics.folded.labels(self._kinds.name(code)).inc(int(folded.kinds[code]))
         self._metrics.learned.inc(folded.report.n_learned)
         self._metrics.clipped.inc(folded.report.n_clipped)
 

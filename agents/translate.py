@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from profiles.hashing import token_hash
-from profiles.interactions import NO_ITEM, Interactions, Kinds
+from profiles.interactions import MAX_KINDS, NO_ITEM, Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.table import ProfileTable
 from streams.events import Event, ItemEvent, Review, Search
@@ -28,9 +28,14 @@ class Translator:
 
     def __init__(self, kinds: Kinds, n_tokens: int) -> None:
         """n_tokens: how many words of a query a profile keeps pending."""
-        self._columns = {
-            name: (kind.code, kind.weight, kind.positive) for name, kind in kinds.by_name.items()
-        }
+        self._kinds = kinds
+        self._bad_review = kinds["bad_review"].code
+        self._weights = np.zeros(MAX_KINDS, np.float32)
+        self._positive = np.zeros(MAX_KINDS, np.uint8)
+        for kind in kinds.by_name.values():
+            self._weights[kind.code] = kind.weight
+            self._positive[kind.code] = kind.positive
+        self._code_of: dict[type[Event], int] = {}
         self._n_tokens = n_tokens
 
     def translate(
@@ -47,31 +52,38 @@ class Translator:
         offsets, appended_ms: of the events' messages. A late or a future clock can't move
         anything: the event time is never after the append time.
         """
-        user_row = profiles.rows([event.user_id for event in events])
-        kinds = [self._columns[_kind_name(event)] for event in events]
-        item_ids: list[str] = []
-        at: list[int] = []
+        classes: list[type[Event]] = list(map(type, events))
+        seen = set(classes)
+        for new in seen - self._code_of.keys():
+            self._code_of[new] = self._kinds[str(new.__struct_config__.tag)].code
+        kind = np.array(list(map(self._code_of.__getitem__, classes)), np.uint8)
+        if Review in seen:
+            kind[[number for number, event in enumerate(events) if is_bad_review(event)]] = (
+                self._bad_review
+            )
+        item_row = np.full(len(events), NO_ITEM, np.int32)
+        item_hash = np.zeros(len(events), np.uint64)
         token_start = np.zeros(len(events) + 1, np.int32)
         tokens: list[int] = []
-        for number, event in enumerate(events):
-            if isinstance(event, ItemEvent):
-                item_ids.append(event.item_id)
-                at.append(number)
-            elif isinstance(event, Search):
-                tokens.extend(self._tokens(event.query))
-            token_start[number + 1] = len(tokens)
-        item_row = np.full(len(events), NO_ITEM, np.int32)
-        item_row[at] = items.intern(item_ids)
-        item_hash = np.zeros(len(events), np.uint64)
-        item_hash[at] = items.hashes[item_row[at]]
+        if Search in seen:
+            at = [number for number, event in enumerate(events) if isinstance(event, ItemEvent)]
+            item_row[at] = items.intern([events[number].item_id for number in at])  # type: ignore[attr-defined]
+            item_hash[at] = items.hashes[item_row[at]]
+            for number, event in enumerate(events):
+                if isinstance(event, Search):
+                    tokens += self._tokens(event.query)
+                token_start[number + 1] = len(tokens)
+        elif events:
+            item_row = items.intern([event.item_id for event in events])  # type: ignore[attr-defined]
+            item_hash = items.hashes[item_row]
         return Interactions(
             partition=partition,
-            user_row=user_row,
+            user_row=profiles.rows([event.user_id for event in events]),
             item_row=item_row,
             item_hash=item_hash,
-            kind=np.array([kind[0] for kind in kinds], np.uint8),
-            weight=np.array([kind[1] for kind in kinds], np.float32),
-            positive=np.array([kind[2] for kind in kinds], np.uint8),
+            kind=kind,
+            weight=self._weights[kind],
+            positive=self._positive[kind],
             time_ms=np.minimum(
                 np.array([event.ts for event in events], np.int64),
                 np.array(appended_ms, np.int64),
@@ -86,8 +98,12 @@ class Translator:
         return [token_hash(word) for word in words[: self._n_tokens]]
 
 
-def _kind_name(event: Event) -> str:
-    """The kind that an event counts as: its tag, but for a bad review."""
-    if isinstance(event, Review) and event.rating is not None and event.rating < GOOD_RATING:
-        return "bad_review"
-    return str(event.__struct_config__.tag)
+def is_bad_review(event: Event) -> bool:
+    """Whether an event is a review that speaks against its item.
+
+    >>> is_bad_review(Review(user_id="u", item_id="i", ts=0, rating=2.5))
+    True
+    >>> is_bad_review(Review(user_id="u", item_id="i", ts=0))
+    False
+    """
+    return isinstance(event, Review) and event.rating is not None and event.rating < GOOD_RATING
