@@ -28,7 +28,7 @@ Text = Annotated[str, Meta(max_length=2_048)]
 Offset = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
     """What every event has. An event without ``event_id`` is never taken for a repeat."""
 
     user_id: Id
