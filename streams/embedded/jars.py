@@ -14,10 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import jgo
-from jgo.env import EnvironmentBuilder
-from jgo.maven import MavenContext
-
 from streams.errors import EmbeddedError
 
 KAFKA_VERSION = "4.3.1"
@@ -111,12 +107,17 @@ def _bring(
 
 def _with_jgo(scratch: Path) -> Iterable[Path]:
     """Through the user's Maven repository, which may have them already."""
+    import jgo  # here: with its HTTP library it takes as long to import as all of ours
+
     # `all_jars`: `classpath` holds only 2 of them (the rest are meant for the module path).
     return list(jgo.build(COORDINATES, cache_dir=scratch / "jgo").all_jars)
 
 
 def _with_jgo_afresh(scratch: Path) -> Iterable[Path]:
     """Through a repository of our own that starts empty."""
+    from jgo.env import EnvironmentBuilder  # here: as above
+    from jgo.maven import MavenContext
+
     context = MavenContext(repo_cache=scratch / "maven")
     builder = EnvironmentBuilder(context=context, cache_dir=scratch / "jgo")
     return list(builder.from_endpoint(COORDINATES).all_jars)
