@@ -126,7 +126,7 @@ class FloodGuard:
     bad ones at the start stops nothing. `streams.batch.NOT_BAD` says what does not count.
 
     >>> guard = FloodGuard(window=10)
-    >>> guard.observe(n_good=6, n_bad=4), guard.observe(n_good=0, n_bad=2)
+    >>> guard.observe(n_good=6, n_bad=4), guard.observe(n_good=0, n_bad=3)
     (False, True)
     """
 
