@@ -280,7 +280,8 @@ class PartitionFold:
         """Half a second between tries: a store that restarts is back within seconds anyway."""
         self._note_away(away)
         try:
-            await asyncio.wait_for(self.give_up.wait(), 0.5)
+            async with asyncio.timeout(0.5):
+                await self.give_up.wait()
         except TimeoutError:
             return
         raise away

@@ -211,7 +211,8 @@ class ProfileStore:
                 unknown = away
             on_away(away)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(give_up.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await give_up.wait()
             if give_up.is_set():
                 raise unknown or away
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
