@@ -17,25 +17,28 @@ from agents.errors import AgentsError, CheckFailed, NothingRuns, SettingsError, 
 from profiles.errors import ProfilesError, StoreAway
 from streams.errors import BrokerAway, MappingError, StreamsError
 
-COMMANDS = (
-    "stack",
-    "worker",
-    "ingest",
-    "simulate",
-    "profile",
-    "recommend",
-    "tail",
-    "rebuild",
-    "doctor",
-    "bench",
-    "config",
-    "schema",
-    "demo",
-)
+COMMANDS = {
+    "up": "stack",
+    "down": "stack",
+    "status": "stack",
+    "worker": "worker",
+    "ingest": "ingest",
+    "simulate": "simulate",
+    "profile": "profile",
+    "recommend": "recommend",
+    "tail": "tail",
+    "rebuild": "rebuild",
+    "doctor": "doctor",
+    "bench": "bench",
+    "config": "config",
+    "schema": "schema",
+    "demo": "demo",
+}
+"""Command -> its module in `agents.cli`, in the order of the help."""
 
 
-def build() -> typer.Typer:
-    """The whole command line, made from `agents.cli`."""
+def build(command: str | None = None) -> typer.Typer:
+    """The command line; with a command's name only that one, which starts sooner."""
     app = typer.Typer(
         name="foldstream",
         help="A living profile of every shopper, folded from Kafka in real time.",
@@ -46,7 +49,9 @@ def build() -> typer.Typer:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 broker or store not "
         "there, 4 a check found a difference, 130 Ctrl-C.",
     )
-    for name in COMMANDS:
+    app.callback()(lambda: None)  # or typer would make a single command the whole program
+    modules = [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values())
+    for name in modules:
         importlib.import_module(f"agents.cli.{name}").register(app)
     return app
 
@@ -60,7 +65,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command in this process; returns its exit code."""
     logs.set_up("error", as_json=False)  # commands say what matters themselves; a worker sets more
     try:
-        code = build()(args=arguments, standalone_mode=False)
+        code = build(arguments[0] if arguments else None)(args=arguments, standalone_mode=False)
     except ClickException as error:
         error.show()
         return Exit.USAGE

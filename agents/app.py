@@ -32,7 +32,7 @@ from profiles.view import ItemView
 from streams.codec import EventCodec
 from streams.consumer import ConsumerConfig
 from streams.producer import Producer
-from streams.topics import TopicSet, ensure_topics
+from streams.topics import ensure_topics
 
 logger = structlog.get_logger(__name__)
 
@@ -71,14 +71,9 @@ def store_of(settings: Settings, generation: str | None = None) -> ProfileStore:
     )
 
 
-def topics_of(settings: Settings) -> TopicSet:
-    """The topics by the names and counts in the settings."""
-    return TopicSet(settings.topic_prefix, settings.partitions)
-
-
 async def prepare_topics(settings: Settings) -> None:
     """Create the topics that are missing; warn of settings that differ from what we declare."""
-    report = await ensure_topics(settings.kafka, topics_of(settings).all(), settings.replication)
+    report = await ensure_topics(settings.kafka, settings.topics().all(), settings.replication)
     for name in report.created:
         logger.info("topic created", topic=name)
     for drift in report.drift:
@@ -162,7 +157,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
 
     number: tells workers on one host and data directory apart, for their group membership.
     """
-    topics = topics_of(settings)
+    topics = settings.topics()
     config = fold_config_of(settings)
     shape = config.shape
     kinds = settings.kinds_table()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from agents.app import store_of, topics_of
+from agents.app import store_of
 from agents.errors import AgentsError, UsageError
 from agents.http.address import read_addresses
 from agents.ingest import IngestPlan, IngestReport, ingest
@@ -33,9 +33,6 @@ from streams.producer import Producer
 
 DATA = Path(__file__).parents[1] / "data" / "online-retail-2011"
 """The real purchases that the repository carries (UCI Online Retail, CC0)."""
-
-HISTORY_LINES = 60_000
-"""Lines folded before the story begins: about ten weeks of the shop."""
 
 STORY_LINES = 15_000
 """Lines behind them in which a shopper is looked for."""
@@ -71,7 +68,7 @@ def data_file(name: str) -> Path:
     return path
 
 
-def find_story(path: Path, sha256: str, skip_lines: int = HISTORY_LINES) -> Story:
+def find_story(path: Path, sha256: str, skip_lines: int) -> Story:
     """The first shopper with a middling past whose next basket in the file is large enough.
 
     Raises AgentsError when nobody fits.
@@ -131,7 +128,7 @@ async def fill(
     """Ingest one of the demonstration's files, event times moved to now."""
     path = data_file(name)
     scan = await asyncio.to_thread(scan_file, path)
-    topics = topics_of(settings)
+    topics = settings.topics()
     file = EventFile(path, scan.sha256)
     producer = BulkProducer(settings.kafka, "foldstream-demo")
     await producer.start()
@@ -154,7 +151,7 @@ async def fold_everything(settings: Settings, on_folded: Callable[[int, int], No
     """Wait until all that is in the log is in the profiles."""
     store = store_of(settings)
     await store.start()
-    reader = ManualReader(settings.kafka, topics_of(settings).events.name)
+    reader = ManualReader(settings.kafka, settings.topics().events.name)
     await reader.start()
     try:
         ends = await reader.end_offsets(range(settings.partitions))
@@ -206,7 +203,7 @@ class Client:
 @asynccontextmanager
 async def client_of(settings: Settings) -> AsyncIterator[Client]:
     """A client on the settings' topics."""
-    topics = topics_of(settings)
+    topics = settings.topics()
     async with (
         Requester(settings.kafka, topics) as requester,
         Producer(settings.kafka, topics, client_id="foldstream-demo") as producer,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from agents.app import store_of, topics_of
+from agents.app import store_of
 from agents.settings import Settings
 from profiles.errors import StoreMismatch
 from profiles.store import ProfileStore
@@ -34,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 async def examine(settings: Settings) -> list[Finding]:
     """Everything that doctor looks at. Raises BrokerAway and StoreAway."""
-    findings = await _examine_topics(settings, topics_of(settings))
+    findings = await _examine_topics(settings, settings.topics())
     store = store_of(settings)
     await store.start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from agents.app import fold_config_of, store_of, topics_of
+from agents.app import fold_config_of, store_of
 from agents.catalogue import Catalogue
 from agents.metrics import Metrics
 from agents.settings import Settings
@@ -64,7 +64,7 @@ class Lookup:
     async def titles(self) -> dict[str, str]:
         """Item id -> title, for the items that the catalogue knows."""
         if self.catalogue is None:
-            topic = topics_of(self.settings).items.name
+            topic = self.settings.topics().items.name
             self.catalogue = Catalogue(self.settings.kafka, topic, Metrics())
             await self.catalogue.start()
         return self.catalogue.titles()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from agents.app import fold_config_of, store_of, topics_of
+from agents.app import fold_config_of, store_of
 from agents.errors import UsageError
 from agents.metrics import Metrics
 from agents.model import Model
@@ -96,7 +96,7 @@ class Rebuild:
         """on_progress: told (offsets folded, offsets to fold) of all partitions."""
         self._settings = settings
         self._on_progress = on_progress
-        self._events = topics_of(settings).events.name
+        self._events = settings.topics().events.name
         self._live = store_of(settings)
         self._generation = f"check-{uuid.uuid4().hex[:8]}"
         self._store = store_of(settings, self._generation)

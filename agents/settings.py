@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from agents.errors import SettingsError
 from profiles.interactions import FIRST_OWN_CODE, MAX_KINDS, Kind, Kinds
+from streams.topics import TopicSet
 
 PREFIX = "FOLDSTREAM_"
 CONFIG_FILE = "foldstream.toml"
@@ -141,6 +142,10 @@ class Settings(BaseSettings):
             Kind(kind.name, FIRST_OWN_CODE + number, kind.weight, kind.positive)
             for number, kind in enumerate(self.kinds)
         )
+
+    def topics(self) -> TopicSet:
+        """The topics by the names and counts in force."""
+        return TopicSet(self.topic_prefix, self.partitions)
 
     def instance_id(self, number: int = 0) -> str:
         """Name of this worker in the group: `worker_id`, or host name and a number."""

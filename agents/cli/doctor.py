@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import typer
 from rich.table import Table
@@ -17,9 +19,11 @@ from agents.cli.common import (
     run,
     settings_for,
 )
-from agents.doctor import Finding, examine
 from agents.errors import CheckFailed
 from agents.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.doctor import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -59,6 +63,8 @@ def register(app: typer.Typer) -> None:
 
 
 async def _examine(settings: Settings, output: Output) -> list[Finding]:
+    from agents.doctor import examine  # compiled kernels: only when they are needed
+
     with output.progress(counted=False) as progress:
         progress.add_task("looking at broker and store")
         return await examine(settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -20,9 +20,11 @@ from agents.cli.common import (
     settings_for,
 )
 from agents.errors import UsageError
-from agents.lookup import Lookup
 from agents.settings import Settings
-from profiles.profile import Profile
+
+if TYPE_CHECKING:
+    from agents.lookup import Lookup
+    from profiles.profile import Profile
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +48,8 @@ def register(app: typer.Typer) -> None:
 
 
 async def _show(settings: Settings, user: str, output: Output) -> None:
+    from agents.lookup import Lookup  # compiled kernels: only when they are needed
+
     async with Lookup(settings) as lookup:
         found = await lookup.profile(user)
         if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -19,8 +19,10 @@ from agents.cli.common import (
     settings_for,
 )
 from agents.errors import CheckFailed, UsageError
-from agents.rebuild import Rebuild, RebuildReport
 from agents.settings import Settings
+
+if TYPE_CHECKING:
+    from agents.rebuild import RebuildReport
 
 
 def register(app: typer.Typer) -> None:
@@ -75,6 +77,8 @@ def register(app: typer.Typer) -> None:
 
 
 async def _check(settings: Settings, output: Output) -> RebuildReport:
+    from agents.rebuild import Rebuild  # compiled kernels: only when they are needed
+
     with output.progress() as progress:
         task = progress.add_task("folding anew", total=None, rate="")
 

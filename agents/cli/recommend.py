@@ -10,7 +10,6 @@ import msgspec
 import typer
 from rich.table import Table
 
-from agents.app import topics_of
 from agents.catalogue import Catalogue
 from agents.cli.common import (
     ConfigOption,
@@ -72,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
 
 async def _ask(settings: Settings, request: Request, timeout_s: float, output: Output) -> None:
-    topics = topics_of(settings)
+    topics = settings.topics()
     catalogue = Catalogue(settings.kafka, topics.items.name, Metrics())
     async with Requester(settings.kafka, topics) as requester:
         with output.progress(counted=False) as progress:
