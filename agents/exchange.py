@@ -56,21 +56,27 @@ class SnapshotWriter(Service):
     async def write(self) -> bool:
         """Write one snapshot. False when partition 0 isn't ours, when nothing changed, and when it
         could not be written: the next one is whole."""
-        fold = self._folds.get(0)
-        if fold is None or self._model.learned_to == self._written_to:
-            return False
-        async with self._model.stillness.still():
-            snapshot = await self._model.run(self._model.items.snapshot)
-            learned_to = dict(self._model.learned_to)
-        try:
-            await self._store.write_item_snapshot(
-                fold.claim, snapshot.header, snapshot.chunks, learned_to
-            )
-        except (StoreAway, StoreWentBack, Fenced) as error:
-            await self._model.run(self._model.items.mark_unsaved)
-            logger.warning("item snapshot not written", reason=str(error))
-            return False
-        self._written_to = learned_to
+        model = self._model
+        async with model.saving:
+            async with model.stillness.still():
+                fold = self._folds.get(0)
+                if fold is None or model.tainted or model.learned_to == self._written_to:
+                    return False
+                items, learned_to = model.items, dict(model.learned_to)
+                snapshot = await model.run(items.snapshot)
+            try:
+                await self._store.write_item_snapshot(
+                    fold.claim, snapshot.header, snapshot.chunks, learned_to
+                )
+            except (StoreAway, StoreWentBack, Fenced) as error:
+                await model.run(items.mark_unsaved)
+                logger.warning("item snapshot not written", reason=str(error))
+                return False
+            except asyncio.CancelledError:
+                # It may have been written; a stop makes one more, which must not rely on it.
+                await model.run(items.mark_unsaved)
+                raise
+            self._written_to = learned_to
         self._metrics.snapshots.inc()
         self._metrics.snapshot_time.set(self._now_ms() / 1_000)
         return True

@@ -5,6 +5,7 @@ Labels are bounded: kinds, reason codes and partition numbers, never a user or a
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 import numpy as np
@@ -114,6 +115,11 @@ class Metrics:
         self.requests_failed = Counter(
             "foldstream_requests_failed", "Requests answered with an error.", registry=r
         )
+        self.profiles_unreadable = Counter(
+            "foldstream_profiles_unreadable",
+            "Changed profiles without a list: their records can't be read.",
+            registry=r,
+        )
         self.freshness_s = Histogram(
             "foldstream_freshness_seconds",
             "From an event's append to the list that knows it.",
@@ -127,6 +133,11 @@ class Metrics:
         """One pushed list: milliseconds from append to emission (never below zero)."""
         self.freshness_s.observe(max(freshness_ms, 0.0) / 1_000)
         self.recent_freshness_ms.add(max(freshness_ms, 0.0))
+
+    def forget_partition(self, partition: int) -> None:
+        """It is another worker's now, and so is its lag."""
+        with contextlib.suppress(KeyError):
+            self.lag.remove(str(partition))
 
     def observe_commit(self, seconds: float, n_events: int) -> None:
         """One successful commit."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -37,13 +37,14 @@ class Stillness:
     """Lets many fold at once, or one be still.
 
     A step from fold to commit runs inside `folding`; `still` waits until no step is open, and
-    holds new ones back meanwhile.
+    holds new ones, and others who want to be still, back meanwhile.
     """
 
     def __init__(self) -> None:
         self._open = 0
         self._waiting = 0
         self._changed = asyncio.Condition()
+        self._alone = asyncio.Lock()
 
     @asynccontextmanager
     async def folding(self) -> AsyncIterator[None]:
@@ -60,25 +61,30 @@ class Stillness:
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
-        """Nothing is between fold and commit while this is held."""
-        async with self._changed:
-            self._waiting += 1
-            try:
-                await self._changed.wait_for(lambda: self._open == 0)
-            except BaseException:
-                self._waiting -= 1
-                self._changed.notify_all()
-                raise
-        try:
-            yield
-        finally:
+        """Nothing is between fold and commit while this is held, and nobody else is still."""
+        async with self._alone:
             async with self._changed:
-                self._waiting -= 1
-                self._changed.notify_all()
+                self._waiting += 1
+                try:
+                    await self._changed.wait_for(lambda: self._open == 0)
+                except BaseException:
+                    self._waiting -= 1
+                    self._changed.notify_all()
+                    raise
+            try:
+                yield
+            finally:
+                async with self._changed:
+                    self._waiting -= 1
+                    self._changed.notify_all()
 
 
 class Model(Service):
-    """The item table, the thread that alone writes to it, and the view that others read."""
+    """The item table, the thread that alone writes to it, and the view that others read.
+
+    tainted: the table holds learning of a batch that was not committed. From then until
+    `take_back` no reader sees it and no snapshot is made of it.
+    """
 
     def __init__(self, config: FoldConfig, store: ProfileStore, metrics: Metrics) -> None:
         super().__init__()
@@ -87,6 +93,10 @@ class Model(Service):
         self.view = ItemView(config.shape, config)
         self.stillness = Stillness()
         self.learned_to: dict[int, int] = {}  # by partition: next_offset whose learning we hold
+        self.tainted = False
+        # Held from taking a snapshot to its last byte, and by `take_back`: else the table goes back
+        # to a snapshot that is just being replaced, and the next one mixes chunks of both.
+        self.saving = asyncio.Lock()
         self._committed = asyncio.Event()
         self._store = store
         self._metrics = metrics
@@ -124,7 +134,8 @@ class Model(Service):
             self._committed.clear()
             began = time.perf_counter()
             async with self.stillness.still():
-                self._publish(await self.run(self.items.take_delta))
+                if not self.tainted:
+                    self._publish(await self.run(self.items.take_delta))
             await self.sleep(max(LEAST_PAUSE_S, 20 * (time.perf_counter() - began)))
 
     def _publish(self, delta: ItemDelta) -> None:
@@ -138,8 +149,20 @@ class Model(Service):
         self._metrics.model_relearned.inc(max(0, learned_to - next_offset))
         self.learned_to[partition] = next_offset
 
+    async def take_back(self, positions: Callable[[], Mapping[int, int]]) -> None:
+        """After a refused batch: go back to the last snapshot, unless somebody did already.
+
+        positions: by partition, the next_offset of those that go on from where they are; what
+        they have learned since the snapshot is lost, and counted. Raises StoreAway: still tainted.
+        """
+        async with self.saving, self.stillness.still():
+            if self.tainted:
+                await self.restore()
+                for partition, next_offset in positions().items():
+                    self.reconcile(partition, next_offset)
+
     async def restore(self) -> None:
-        """Go back to the last snapshot: at start, and (inside `still`) when a batch was refused."""
+        """Go back to the last snapshot: at start; later by `take_back`. Raises StoreAway."""
         found = await self._store.read_item_snapshot()
 
         def take() -> tuple[ItemTable, ItemDelta]:
@@ -153,6 +176,7 @@ class Model(Service):
 
         self.items, delta = await self.run(take)
         self.learned_to = dict(found.next_offsets) if found else {}
+        self.tainted = False
         self.view.reset()
         self._publish(delta)
         logger.info("item table restored", items=len(self.view), from_snapshot=found is not None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol
@@ -34,10 +34,17 @@ from profiles.table import ProfileTable
 from streams.batch import NOT_BAD, EventBatch, RawBatch, Reject
 from streams.codec import EventCodec, encode_change
 from streams.dead_letters import FloodGuard
-from streams.errors import StreamsError
+from streams.errors import BrokerAway, StreamsError
 from streams.events import ChangedUser, Event, ProfileChange
 
 logger = structlog.get_logger(__name__)
+
+RETRY_S = 0.5
+"""Between two tries of a neighbour that is away: one that restarts is back within seconds."""
+
+LAST_WORD_S = 2.0
+"""How long a partition that is handed back waits for the broker: an acknowledgement takes
+milliseconds, and whatever stays unsent is in the outbox for the next owner."""
 
 
 class Announcer(Protocol):
@@ -100,6 +107,7 @@ class PartitionFold:
         self.give_up = asyncio.Event()
         self.state = "running"
         self.fault: str | None = None
+        self.pending = False  # profiles and items hold what is not (surely) committed
         self.n_events = 0
         self.n_dead_letters = 0
         self._log = log
@@ -116,7 +124,7 @@ class PartitionFold:
         self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
         self._profiles: ProfileTable = warm._profiles if warm else ProfileTable(model.config.shape)
         self._flood = FloodGuard()
-        self._announced: asyncio.Task[None] | None = None
+        self._announced: asyncio.Future[None] | None = None
         if acquired.outbox:  # what a crash left unsent
             self._announce(acquired.outbox)
 
@@ -129,8 +137,9 @@ class PartitionFold:
         """Turn one batch into one commit.
 
         Raises Fenced, StoreWentBack (the batch is taken back by dropping this object and
-        restoring the model), StoreAway only once `give_up` is set, DeadLetterFlood and
-        DivergedError (this partition stops), and whatever the announcer raises for good.
+        restoring the model), StoreAway and BrokerAway only once `give_up` is set, DeadLetterFlood,
+        RecordCorrupt and DivergedError (this partition stops). Whenever the batch had been folded
+        but not committed, the object stays `pending` and the model is tainted.
         """
         self.read_to = raw.end
         batch = self._codec.decode_batch(raw)
@@ -144,14 +153,22 @@ class PartitionFold:
                 events = list(compress(events, new))
                 offsets = list(compress(offsets, new))
                 appended = list(compress(appended, new))
-            folded = await self._fold(events, offsets, appended)
-            await self._commit(batch, raw, folded)
+            try:
+                folded = await self._fold(events, offsets, appended)
+                await self._commit(batch, raw, folded)
+            finally:
+                if self.pending:  # before anybody else may be still
+                    self._model.tainted = True
         self._metrics.repeats.inc(len(batch.events) - len(events))
 
     async def finish(self) -> None:
-        """Wait for the last announcement; the next owner would repeat it otherwise."""
-        if self._announced is not None:
-            await self._announced
+        """Wait for the last announcement; the next owner would repeat it otherwise.
+
+        Raises BrokerAway once `give_up` is set and the broker has not taken it.
+        """
+        announced, self._announced = self._announced, None
+        if announced is not None:
+            await self._see_through(announced)
 
     async def _set_aside(self, batch: EventBatch) -> None:
         """Dead letters are acknowledged before the commit passes them."""
@@ -164,7 +181,10 @@ class PartitionFold:
                 f"newest from offset {first} on ({bad[0].code if bad else 'unknown'}); mend the "
                 "producer, or set flood_stop=false to set them all aside and go on"
             )
-        await self._announcer.set_aside(batch.rejects)
+        rejects = batch.rejects
+        await self._see_through(
+            asyncio.ensure_future(self._send(lambda: self._announcer.set_aside(rejects)))
+        )
         for reject in batch.rejects:
             self._metrics.dead_letters.labels(reject.code).inc()
         self.n_dead_letters += len(batch.rejects)
@@ -176,6 +196,7 @@ class PartitionFold:
             return None
         await self._gather([event.user_id for event in events])
         items_model = self._model
+        self.pending = True
 
         def job() -> _Folded:
             interactions = self._translator.translate(
@@ -250,6 +271,7 @@ class PartitionFold:
             on_away=self._note_away,
             give_up=self.give_up,
         )
+        self.pending = False
         self.state = "running"
         self.next_offset = batch.end
         self._log = log
@@ -268,7 +290,47 @@ class PartitionFold:
         self._metrics.clipped.inc(folded.report.n_clipped)
 
     def _announce(self, messages: list[bytes]) -> None:
-        self._announced = asyncio.ensure_future(self._announcer.announce(self.partition, messages))
+        self._announced = asyncio.ensure_future(
+            self._send(lambda: self._announcer.announce(self.partition, messages))
+        )
+
+    async def _send(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send until the broker has it, however long it is away; again may mean twice.
+
+        Raises BrokerAway once `give_up` is set.
+        """
+        while True:
+            try:
+                await send()
+                return
+            except BrokerAway as away:
+                logger.warning("broker away", partition=self.partition, reason=str(away))
+                if await self._given_up(RETRY_S):
+                    raise
+
+    async def _see_through(self, sending: asyncio.Future[None]) -> None:
+        """Wait for the broker's answer; once `give_up` is set, only `LAST_WORD_S` longer."""
+        if not sending.done():
+            given_up = asyncio.ensure_future(self.give_up.wait())
+            try:
+                await asyncio.wait((sending, given_up), return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done():
+                    await asyncio.wait((sending,), timeout=LAST_WORD_S)
+            finally:
+                given_up.cancel()
+        if not sending.done():
+            sending.cancel()
+            raise BrokerAway(f"partition {self.partition}: given up before the broker answered")
+        sending.result()
+
+    async def _given_up(self, within_s: float) -> bool:
+        """Whether `give_up` is set, now or within so many seconds."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.give_up.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _note_away(self, away: StoreAway) -> None:
         if self.state != "waiting for store":
@@ -277,11 +339,7 @@ class PartitionFold:
         self.state = "waiting for store"
 
     async def _wait_for_store(self, away: StoreAway) -> None:
-        """Half a second between tries: a store that restarts is back within seconds anyway."""
+        """Returns when it is time to ask again; raises `away` once `give_up` is set."""
         self._note_away(away)
-        try:
-            async with asyncio.timeout(0.5):
-                await self.give_up.wait()
-        except TimeoutError:
-            return
-        raise away
+        if await self._given_up(RETRY_S):
+            raise away

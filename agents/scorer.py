@@ -20,13 +20,13 @@ from mode import Service
 
 from agents.metrics import Metrics
 from agents.ranking import Ranking
-from profiles.errors import StoreAway
+from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
 from profiles.profile import Profile
 from profiles.record import decode_profile
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
 from streams.codec import decode_change, decode_request
-from streams.errors import DecodeError
+from streams.errors import BrokerAway, DecodeError
 from streams.events import (
     ChangedUser,
     Recommendation,
@@ -133,8 +133,8 @@ class ScoringService(Service):
             try:
                 await self._serve(turn)
                 break
-            except StoreAway as away:
-                logger.warning("store away while scoring", reason=str(away))
+            except (StoreAway, BrokerAway) as away:
+                logger.warning("cannot score yet", reason=str(away))
                 self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
                 await self.sleep(0.5)
                 if self.should_stop:
@@ -171,11 +171,17 @@ class ScoringService(Service):
             for ids, found in zip(by_partition.values(), read, strict=True)
             for user_id, record in zip(ids, found, strict=True)
         }
-        served = [
-            (waiting, decode_profile(record, self._shape))
-            for waiting in turn
-            if (record := records[waiting.changed.user_id]) is not None
-        ]
+        served = []
+        for waiting in turn:
+            user_id = waiting.changed.user_id
+            if (record := records[user_id]) is None:
+                continue
+            try:
+                served.append((waiting, decode_profile(record, self._shape, user_id)))
+            except (RecordCorrupt, RecordTooNew) as error:
+                # One user's record must not keep everybody from their lists.
+                logger.error("profile not read", reason=str(error))
+                self._metrics.profiles_unreadable.inc()
         lists = self._ranking.rank([profile for _, profile in served], self._config.n)
         scored_ms = self._config.now_ms()
         pushed = []
@@ -209,14 +215,14 @@ class ScoringService(Service):
     async def _remember(self, consumer: AIOKafkaConsumer) -> None:
         """Commit, for each partition, the position before its first user still waiting."""
         self._remembered_ms = self._config.now_ms()
-        positions = {
-            partition: await consumer.position(partition) for partition in consumer.assignment()
-        }
-        for waiting in self._pending.values():
-            partition = TopicPartition(self._config.changes_topic, waiting.partition)
-            if partition in positions:
-                positions[partition] = min(positions[partition], waiting.first_at)
         try:
+            positions = {
+                partition: await consumer.position(partition) for partition in consumer.assignment()
+            }
+            for waiting in self._pending.values():
+                partition = TopicPartition(self._config.changes_topic, waiting.partition)
+                if partition in positions:
+                    positions[partition] = min(positions[partition], waiting.first_at)
             await consumer.commit(positions)
         except (CommitFailedError, IllegalStateError, KafkaError) as error:
             # A rebalance came between: what was not committed is only emitted again.

@@ -8,6 +8,7 @@ commit is refused, is decided here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,9 +20,9 @@ from xxhash import xxh3_64_intdigest
 
 from agents.metrics import Metrics
 from agents.model import Model
-from agents.partition_fold import Announcer, DeadLetterFlood, Limits, PartitionFold
+from agents.partition_fold import RETRY_S, Announcer, DeadLetterFlood, Limits, PartitionFold
 from agents.translate import Translator
-from profiles.errors import DivergedError, Fenced, StoreAway, StoreWentBack
+from profiles.errors import DivergedError, Fenced, RecordCorrupt, StoreAway, StoreWentBack
 from profiles.interactions import Kinds
 from profiles.store import Acquired, LogPosition, ProfileStore
 from streams.batch import Reject
@@ -111,6 +112,7 @@ class ProfileUpdater(Service):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._warm: dict[int, PartitionFold] = {}
         self._crashes: list[asyncio.Future[None]] = []
+        self._refused: set[int] = set()  # partitions that are about to be acquired anew
 
     async def on_start(self) -> None:
         self._log = await log_identity(self._config.bootstrap, self._config.topic)
@@ -123,6 +125,7 @@ class ProfileUpdater(Service):
             await self.before_hand_back()
         await self._hand_back(list(self.folds))
         await self.consumer.stop(leave=True)
+        await self._quiesce(list(self._tasks))  # of a rebalance that came in between
         await self._reader.stop()
 
     def lag(self, partition: int) -> int | None:
@@ -151,6 +154,7 @@ class ProfileUpdater(Service):
 
     async def _take_over(self, partitions: list[int]) -> dict[int, int]:
         """Acquire what the group gave us; returns where to go on reading."""
+        await self._take_model_back(lambda: False)  # what was given up before may have left traces
         starts = await asyncio.gather(*(self._acquire(partition) for partition in partitions))
         for partition in partitions:
             task = asyncio.create_task(self._follow(partition), name=f"follow-{partition}")
@@ -176,19 +180,27 @@ class ProfileUpdater(Service):
             self.faults.pop(partition, None)
             fold = self.folds.pop(partition, None)
             if fold is not None:
-                self._warm[partition] = fold
+                # What holds a batch that was not committed would fold it a second time.
+                if not fold.pending:
+                    self._warm[partition] = fold
+                self._parts.metrics.forget_partition(partition)
                 await self._parts.store.release(partition)
 
     async def _acquire(self, partition: int) -> int:
-        """Take the partition over in the store, check the log, load what a fold needs."""
+        """Take the partition over in the store, check the log, load what a fold needs.
+
+        However long store or broker are away. Raises PartitionRevoked when it is not ours any more.
+        """
         while True:
+            if partition not in self.consumer.assigned():
+                raise PartitionRevoked(f"partition {partition} was revoked while it was acquired")
             try:
                 acquired = await self._parts.store.acquire(partition, self._owner(), self._here())
+                position = await self._check_log(partition, acquired)
                 break
-            except StoreAway as away:
-                logger.warning("store away while acquiring", partition=partition, reason=str(away))
-                await asyncio.sleep(0.5)
-        position = await self._check_log(partition, acquired)
+            except (StoreAway, BrokerAway) as away:
+                logger.warning("cannot acquire yet", partition=partition, reason=str(away))
+                await asyncio.sleep(RETRY_S)
         warm = self._warm.pop(partition, None)
         if warm is not None and not (
             acquired.claim.epoch == warm.claim.epoch + 1
@@ -253,7 +265,8 @@ class ProfileUpdater(Service):
                 await fold.step(raw)
                 self.consumer.request_commit(partition, fold.next_offset)
             except PartitionRevoked:
-                await fold.finish()
+                with contextlib.suppress(BrokerAway):  # then the next owner sends it
+                    await fold.finish()
                 return
             except Fenced as fenced:
                 self._parts.metrics.fenced.inc()
@@ -262,19 +275,21 @@ class ProfileUpdater(Service):
                     return
             except StoreWentBack as back:
                 self._parts.metrics.went_back.inc()
+                self._parts.model.tainted = True  # with what was committed, and will come again
                 logger.warning("store went back", partition=partition, reason=str(back))
                 if not await self._start_over(partition):
                     return
-            except StoreAway:
-                return  # given up: the partition is being handed back
-            except DeadLetterFlood as flood:
-                self._stop_partition(partition, str(flood))
+            except (StoreAway, BrokerAway) as away:  # given up: the partition is being handed back
+                logger.warning("batch given up", partition=partition, reason=str(away))
+                return
+            except (DeadLetterFlood, RecordCorrupt) as stop:
+                self._stop_partition(partition, str(stop))
                 return
             except (DivergedError, ArithmeticError, LookupError, TypeError, ValueError) as error:
                 # A fault of ours. Vectors may be half moved: back to what was committed.
                 logger.exception("fault in the fold", partition=partition)
-                await self._restore_model()
                 self._stop_partition(partition, f"fault in the fold: {error!r}")
+                await self._take_model_back(fold.give_up.is_set)
                 return
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
@@ -285,23 +300,43 @@ class ProfileUpdater(Service):
 
     async def _start_over(self, partition: int) -> bool:
         """After a refusal: forget what was pending, acquire anew if it is still ours."""
-        await self._restore_model()
-        while True:
-            try:
-                ours = await self.consumer.still_ours(partition, self.folds[partition].next_offset)
-                break
-            except BrokerAway as away:
-                logger.warning("cannot ask the group", partition=partition, reason=str(away))
-                await asyncio.sleep(0.5)
-        if not ours:  # the rebalance that is under way hands it to us again, or to somebody else
+        refused = self.folds[partition]
+        self._refused.add(partition)
+        try:
+            await self._take_model_back(refused.give_up.is_set)
+            while True:
+                try:
+                    ours = await self.consumer.still_ours(partition, refused.next_offset)
+                    break
+                except BrokerAway as away:
+                    logger.warning("cannot ask the group", partition=partition, reason=str(away))
+                    await asyncio.sleep(RETRY_S)
+            if not ours:  # the rebalance under way gives it to us again, or to somebody else
+                return False
+            self._warm.pop(partition, None)
+            self.consumer.seek(partition, await self._acquire(partition))
+        except PartitionRevoked:
             return False
-        self._warm.pop(partition, None)
-        self.consumer.seek(partition, await self._acquire(partition))
+        finally:
+            self._refused.discard(partition)
         return True
 
-    async def _restore_model(self) -> None:
-        async with self._parts.model.stillness.still():
-            await self._parts.model.restore()
+    async def _take_model_back(self, give_up: Callable[[], bool]) -> None:
+        """Drop what the item table learned from batches that were not committed, if any."""
+        while self._parts.model.tainted and not give_up():
+            try:
+                await self._parts.model.take_back(self._positions)
+            except StoreAway as away:
+                logger.warning("item table not reloaded yet", reason=str(away))
+                await asyncio.sleep(RETRY_S)
+
+    def _positions(self) -> dict[int, int]:
+        """Next_offset of the partitions that go on from where they are."""
+        return {
+            partition: fold.next_offset
+            for partition, fold in self.folds.items()
+            if partition not in self._refused
+        }
 
     def _stop_partition(self, partition: int, fault: str) -> None:
         """This partition waits for people; the others go on."""
