@@ -71,6 +71,23 @@ def store_of(settings: Settings, generation: str | None = None) -> ProfileStore:
     )
 
 
+async def prepare(settings: Settings) -> None:
+    """Before a worker starts: topics and store are there and are the ones we think they are.
+
+    Raises BrokerAway, StoreAway and StoreMismatch, each with the way out.
+    """
+    await prepare_topics(settings)
+    async with store_of(settings) as store:
+        await store.ensure_meta(
+            MetaInfo(
+                generation=settings.generation,
+                prefix=settings.store_prefix,
+                n_partitions=settings.partitions,
+                record_format=RECORD_VERSION,
+            )
+        )
+
+
 async def prepare_topics(settings: Settings) -> None:
     """Create the topics that are missing; warn of settings that differ from what we declare."""
     report = await ensure_topics(settings.kafka, settings.topics().all(), settings.replication)
@@ -81,24 +98,14 @@ async def prepare_topics(settings: Settings) -> None:
 
 
 class StoreSession(Service):
-    """The store is there and is the one we think it is; otherwise the worker doesn't start."""
+    """Opens and closes the store."""
 
-    def __init__(self, settings: Settings, store: ProfileStore) -> None:
+    def __init__(self, store: ProfileStore) -> None:
         super().__init__()
-        self._settings = settings
         self._store = store
 
     async def on_start(self) -> None:
-        settings = self._settings
         await self._store.start()
-        await self._store.ensure_meta(
-            MetaInfo(
-                generation=settings.generation,
-                prefix=settings.store_prefix,
-                n_partitions=settings.partitions,
-                record_format=RECORD_VERSION,
-            )
-        )
 
     async def on_stop(self) -> None:
         await self._store.close()
@@ -167,7 +174,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     roles = set(settings.agents)
     app = _faust_app(settings, number, with_agents="scorer" in roles)
     worker = Worker(app, settings, metrics, store, producer, Readiness())
-    services: list[Service] = [StoreSession(settings, store), Sending(producer)]
+    services: list[Service] = [StoreSession(store), Sending(producer)]
 
     if roles & {"catalogue", "scorer", "dashboard"}:
         worker.catalogue = Catalogue(settings.kafka, topics.items.name, metrics)

@@ -43,6 +43,8 @@ def set_up(level: str, as_json: bool) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    if level != "debug":  # every service's "[^--Name]: Starting..." says less than our own lines
+        handler.addFilter(lambda record: not str(record.msg).startswith("[^"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

@@ -49,7 +49,7 @@ class Ranking:
         self._rules = rules
         self._purchase = kinds["purchase"].code
         self._allowed: NDArray[np.bool_] | None = None
-        self._allowed_for = (-1, -1)
+        self._allowed_for = (-1, -1, -1)
 
     def rank(self, profiles: Sequence[Profile], n: int) -> list[list[RankedItem]]:
         """The best n items of each profile, exactly; shorter where fewer are left."""
@@ -134,7 +134,7 @@ class Ranking:
         catalogue = self._catalogue
         if catalogue is None or not self._rules.exclude_out_of_stock or not catalogue.out_of_stock:
             return None
-        key = (catalogue.version, len(self._view))
+        key = (catalogue.version, self._view.n_restarts, len(self._view))
         if key != self._allowed_for:
             allowed = np.ones(len(self._view), np.bool_)
             gone = self._view.rows(list(catalogue.out_of_stock))

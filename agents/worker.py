@@ -6,7 +6,7 @@ import faust
 import uvloop
 
 from agents import logs
-from agents.app import build_app, prepare_topics
+from agents.app import build_app, prepare
 from agents.instance import worker_number
 from agents.settings import Settings
 
@@ -21,7 +21,7 @@ def run_worker(settings: Settings) -> None:
     with worker_number(settings.data_dir) as number:
         loop = uvloop.new_event_loop()
         # Before Faust starts: its consumer must find the topic of its agent.
-        loop.run_until_complete(prepare_topics(settings))
+        loop.run_until_complete(prepare(settings))
         worker = faust.Worker(
             build_app(settings, number).app,
             loop=loop,
@@ -29,6 +29,7 @@ def run_worker(settings: Settings) -> None:
             redirect_stdouts=False,
             override_logging=False,
         )
+        worker.spinner = None  # it would write to the terminal, also where there is none
         try:
             worker.execute_from_commandline()
         except SystemExit as end:
