@@ -69,7 +69,7 @@ def tiles(totals: Totals, uptime_s: float) -> Html:
         ("Lag", number(totals.lag), "events not yet folded"),
         ("Freshness p50", millis(totals.p50_ms), join(["p99 ", millis(totals.p99_ms)])),
         ("Lists/s", number(totals.lists_per_s), f"{totals.n_lists:,} since start"),
-        ("Items", number(totals.n_items), f"{totals.n_catalogue:,} in the catalogue"),
+        ("Items", number(totals.n_items), f"catalogue: {totals.n_catalogue:,}"),
         ("Profiles in memory", number(totals.n_profiles), join(["up ", millis(uptime_s * 1_000)])),
         ("Dead letters", number(totals.n_dead_letters), "since start"),
     ]

@@ -67,8 +67,13 @@ class RecentMessages:
     async def _opened(self) -> Any:
         if self._consumer is None:
             consumer = kafka_consumer(self._bootstrap, "foldstream-dashboard")
-            await start_client(consumer, self._bootstrap)
+            try:
+                await start_client(consumer, self._bootstrap)
+            except BaseException:  # also when the time limit cancels us half way
+                await consumer.stop()
+                raise
             consumer.assign(self._partitions(None))
+            consumer.pause(*self._partitions(None))
             self._consumer = consumer
         return self._consumer
 
@@ -94,6 +99,7 @@ class RecentMessages:
         wanted = [tp for tp in partitions if ends[tp] > begins[tp]]
         for tp in wanted:
             consumer.seek(tp, max(begins[tp], ends[tp] - n))
+            consumer.resume(tp)
         found: list[Message] = []
         unread = list(wanted)
         # Half the time limit: a batch that was compacted away must not make a page wait.
@@ -103,4 +109,5 @@ class RecentMessages:
             for records in fetched.values():
                 found += records
             unread = [tp for tp in unread if await consumer.position(tp) < ends[tp]]
+        consumer.pause(*wanted)  # or it would go on fetching what nobody asks for
         return sorted(found, key=lambda record: record.timestamp, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
@@ -173,8 +174,8 @@ async def test_a_running_worker_tells_machines_how_it_is(shop: Shop) -> None:
         assert alive.status_code == 200
         assert set(alive.json()["progress_age_s"]) == {"updater", "scorer"}
         assert (await client.get("/readyz")).status_code == 200
-        assert (
-            'foldstream_events_folded_total{kind="purchase"} 300.0'
-            in (await client.get("/metrics")).text
-        )
+        async with asyncio.timeout(20):
+            text = ""
+            while 'events_folded_total{kind="purchase"} 300.0' not in text:
+                text = (await client.get("/metrics")).text
         assert (await client.get("/no-such-page")).status_code == 404
