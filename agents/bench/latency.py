@@ -247,15 +247,16 @@ class RoundFigures:
 def round_figures(probes: Sequence[Probe], arrivals: dict[str, list[Arrival]]) -> RoundFigures:
     """Match each probe with the first list that knows exactly its event.
 
-    One that only a newer list covers was skipped; one that none covers is missing.
+    One that only a newer list covers was skipped; one that none covers is missing. "Folded to
+    scored" holds the commit, its announcement, the wait for a turn and the read from the store.
     """
     names = (
         "appended to readable",
-        "  sent to appended",
-        "  appended to folded",
-        "  folded to scored (commit, announcement, wait, read)",
-        "  scored to emitted",
-        "  emitted to readable",
+        "sent to appended",
+        "appended to folded",
+        "folded to scored",
+        "scored to emitted",
+        "emitted to readable",
     )
     stages: dict[str, list[float]] = {name: [] for name in names}
     n_skipped = n_missing = 0

@@ -7,6 +7,7 @@ for the system hides its pauses. Run as ``python -m agents.bench.open_loop ORDER
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -91,6 +92,7 @@ async def send(order: LoadOrder) -> LoadResult:
 
 def main() -> None:
     """Run the order in argv[1]; the result is written last, so its presence says "done"."""
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)  # retries are its business
     order = msgspec.json.decode(sys.argv[1].encode(), type=LoadOrder)
     result = uvloop.run(send(order))
     part = Path(order.result + ".part")

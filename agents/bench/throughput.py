@@ -60,17 +60,17 @@ class System:
 SYSTEMS = (
     System(
         "foldstream_small",
-        "foldstream, 1 positive + 4 uniform negatives",
+        "foldstream, 1 + 4 negatives",
         settings={"n_recent_negatives": 0, "n_uniform_negatives": 4},
     ),
-    System("faust_take", "Faust take(1000), MGET/MSET, same kernel", 0.2, script="faust_take"),
-    System("foldstream_full", "foldstream, 8 + 8 negatives", settings={}),
-    System("faust_per_event", "Faust, GET/SET per event", 0.04, script="faust_per_event"),
+    System("faust_take", "Faust take(1000), MGET/MSET", 0.2, script="faust_take"),
+    System("foldstream_full", "foldstream, 1 + 8 + 8 negatives", settings={}),
+    System("faust_per_event", "Faust, GET/SET an event", 0.04, script="faust_per_event"),
     System("limit_consume", "limit: aiokafka getmany", 1.0, None, "limits", "consume"),
     System("limit_decode", "limit: msgspec decode", 1.0, None, "limits", "decode"),
     System("limit_kernel_small", "limit: kernel, 1 + 4", 1.0, None, "limits", "kernel"),
     System("limit_kernel_full", "limit: kernel, 1 + 16", 1.0, None, "limits", "kernel-full"),
-    System("limit_store", "limit: redis-py MSET of records", 1.0, None, "limits", "store"),
+    System("limit_store", "limit: redis-py MSET", 1.0, None, "limits", "store"),
 )
 
 OURS = {"foldstream_small": "limit_kernel_full", "foldstream_full": "limit_kernel_small"}

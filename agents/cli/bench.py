@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -57,6 +58,7 @@ def throughput_command(
     The references stand in tests/bench, so this runs from a checkout.
     """
     output = Output(as_json)
+    _quiet()
     chosen = choose(systems)
     with output.progress() as progress:
         task = progress.add_task("starting", total=None, rate="")
@@ -91,6 +93,7 @@ def latency_command(
     skipped for a newer one counts as late.
     """
     output = Output(as_json)
+    _quiet()
     plan = LatencyPlan(rate_per_s=rate, seconds=seconds, repeats=repeats, probe_share=probes)
     with output.progress(counted=False) as progress:
         task = progress.add_task("starting", total=None)
@@ -103,6 +106,11 @@ def latency_command(
     output.result(report)
     if not as_json:
         _show_latency(output, report)
+
+
+def _quiet() -> None:
+    """aiokafka tells of every retry on a topic that was made a moment ago."""
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
 
 
 def choose(names: str | None) -> tuple[System, ...]:
@@ -130,19 +138,22 @@ def _show_throughput(output: Output, report: ThroughputReport) -> None:
         f"{settings['partitions']} partitions, k = {settings['n_factors']}, "
         f"{settings['repeats']} repeats, agents {settings['agents']}\n"
     )
-    processes = sorted({process for cpu in report.cpu_us.values() for process in cpu}, reverse=True)
-    table = _table("events/s", "median", "min", "max", "events", *processes)
+    table = _table("events/s", "median", "min", "max", "events")
     for name, rate in report.rates.items():
-        cpu = report.cpu_us.get(name, {})
         table.add_row(
             report.about[name],
             *(f"{value:,.0f}" for value in (rate.median, rate.min, rate.max)),
             f"{settings['events'][name]:,}",
-            *(f"{cpu[process]:.1f}" if process in cpu else "" for process in processes),
         )
     output.show(table)
+    output.say()
+    processes = sorted({process for cpu in report.cpu_us.values() for process in cpu}, reverse=True)
     if processes:
-        output.say(f"({', '.join(processes)}: microseconds of processor an event)")
+        table = _table("processor, us an event", *processes)
+        for name, cpu in report.cpu_us.items():
+            cells = (f"{cpu[process]:.1f}" if process in cpu else "" for process in processes)
+            table.add_row(report.about[name], *cells)
+        output.show(table)
     output.say()
     ratios = _table("ratio within a repeat", "median", "min", "max")
     for name, figure in report.ratios.items():
@@ -174,12 +185,12 @@ def _show_latency(output: Output, report: LatencyReport) -> None:
 def _ms(figure: Figure | None) -> str:
     if figure is None:
         return "late"
-    return f"{figure.median:.1f} ({figure.min:.1f}-{figure.max:.1f})"
+    return f"{figure.median:.0f} ({figure.min:.0f}-{figure.max:.0f})"
 
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for heading in others:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

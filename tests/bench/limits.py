@@ -23,8 +23,8 @@ from streams.events import event_union
 BATCH = 1_000
 
 
-async def fetch(order: Order, n: int) -> tuple[list[bytes], float]:
-    """The first n values of the topic, and when (perf_counter) the first of them came."""
+async def fetch(order: Order, n: int) -> tuple[list[bytes], int, float]:
+    """The first n values of the topic; how many of them, and since when, behind the first tenth."""
     consumer = AIOKafkaConsumer(
         order.topic,
         bootstrap_servers=order.kafka,
@@ -33,36 +33,38 @@ async def fetch(order: Order, n: int) -> tuple[list[bytes], float]:
     )
     await consumer.start()
     values: list[bytes] = []
-    began = 0.0
+    began, before = 0.0, 0
     try:
         while len(values) < n:
-            for records in (await consumer.getmany(timeout_ms=200)).values():
-                began = began or time.perf_counter()
+            for records in (await consumer.getmany(timeout_ms=200, max_records=4_000)).values():
                 values.extend(record.value for record in records)
+            if not began and len(values) >= n // 10:
+                began, before = time.perf_counter(), len(values)
     finally:
+        ended = time.perf_counter()
         await consumer.stop()
-    return values, began
+    return values, len(values) - before, ended - began
 
 
 def consume(order: Order) -> None:
     """aiokafka's getmany, values kept and not looked at."""
-    values, began = uvloop.run(fetch(order, order.n_events))
-    write_result(order, len(values), began)
+    _, n, seconds = uvloop.run(fetch(order, order.n_events))
+    write_result(order, n, seconds)
 
 
 def decode_only(order: Order) -> None:
     """msgspec: each value into the tagged union with all its bounds."""
-    values, _ = uvloop.run(fetch(order, min(order.n_events, 100_000)))
+    values, _, _ = uvloop.run(fetch(order, min(order.n_events, 100_000)))
     decoder = msgspec.json.Decoder(event_union())
     began = time.perf_counter()
     for value in values:
         decoder.decode(value)
-    write_result(order, len(values), began)
+    write_result(order, len(values), time.perf_counter() - began)
 
 
 def kernel(order: Order, config: FoldConfig) -> None:
     """fold_batch on columns made before, all profiles in memory."""
-    values, _ = uvloop.run(fetch(order, min(order.n_events, 200_000)))
+    values, _, _ = uvloop.run(fetch(order, min(order.n_events, 200_000)))
     events: list[Event] = [decode(value) for value in values]
     work = SmallWork(config)
     work.warm_up()
@@ -80,7 +82,7 @@ def kernel(order: Order, config: FoldConfig) -> None:
             began = time.perf_counter()
         watermark_ms = fold_batch(profiles, work.items, batch, config, watermark_ms).watermark_ms
         n += len(batch) if number >= n_warm else 0
-    write_result(order, n, began)
+    write_result(order, n, time.perf_counter() - began)
 
 
 def store(order: Order) -> None:
@@ -97,7 +99,7 @@ def store(order: Order) -> None:
             began = time.perf_counter()
         keys = [f"{order.prefix}:{number % 50}:{user_id}" for user_id in user_ids]
         client.mset(dict(zip(keys, records, strict=True)))
-    write_result(order, n_batches * BATCH, began)
+    write_result(order, n_batches * BATCH, time.perf_counter() - began)
     client.close()
 
 

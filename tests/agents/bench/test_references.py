@@ -22,6 +22,16 @@ def test_both_agents_and_all_limits_run_to_their_end(kafka: str, redis_url: str)
     assert "faust_take" in seen
 
 
+def test_a_worker_of_ours_is_measured_by_its_checkpoints(kafka: str, redis_url: str):
+    chosen = tuple(system for system in SYSTEMS if system.name == "foldstream_small")
+    counts: list[int] = []
+    with made_bed(kafka, redis_url, 4, lambda step: None) as bed:
+        report = throughput(bed, chosen, 40_000, 1, lambda what, done, n: counts.append(done))
+    assert counts[-1] == 40_000
+    assert report.rates["foldstream_small"].min > 0
+    assert report.cpu_us["foldstream_small"]["system"] > 0
+
+
 def test_a_reference_leaves_readable_profiles(kafka: str, redis_url: str, monkeypatch):
     chosen = tuple(system for system in SYSTEMS if system.name == "faust_take")
     monkeypatch.setattr("agents.bench.throughput.drop_keys", lambda store, prefix: None)
