@@ -174,7 +174,9 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     roles = set(settings.agents)
     app = _faust_app(settings, number, with_agents="scorer" in roles)
     worker = Worker(app, settings, metrics, store, producer, Readiness())
-    services: list[Service] = [StoreSession(store), Sending(producer)]
+    # First, so that /readyz answers "starting" while catalogue and item table are read.
+    worker.http = HttpServer(worker, settings.instance_id(number))
+    services: list[Service] = [StoreSession(store), Sending(producer), worker.http]
 
     if roles & {"catalogue", "scorer", "dashboard"}:
         worker.catalogue = Catalogue(settings.kafka, topics.items.name, metrics)
@@ -264,8 +266,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         app.agent(requests, name="scorer")(worker.answerer.run)
         services.append(worker.scorer)
-    worker.http = HttpServer(worker, settings.instance_id(number))
-    services += [worker.http, worker.readiness]
+    services.append(worker.readiness)
     worker.services = services
     for service in services:
         app.service(service)

@@ -6,7 +6,9 @@ Labels are bounded: kinds, reason codes and partition numbers, never a user or a
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -16,27 +18,38 @@ SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 
 
 class Recent:
-    """The last values of a quantity, for a median and a tail that people watch.
+    """The values of the last minute, for a median and a tail that people watch.
 
-    >>> recent = Recent(4)
-    >>> for value in (5.0, 1.0, 2.0, 3.0, 4.0): recent.add(value)
-    >>> recent.quantile(0.5), len(recent)
-    (2.5, 4)
+    >>> now = iter(range(100)).__next__
+    >>> recent = Recent(window_s=4, clock=now)
+    >>> for value in (5.0, 1.0, 2.0, 3.0): recent.add(value)
+    >>> recent.quantile(0.5)
+    2.0
     """
 
-    def __init__(self, size: int = 4_096) -> None:
-        self._values: deque[float] = deque(maxlen=size)
+    def __init__(
+        self,
+        window_s: float = 60.0,
+        size: int = 4_096,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """size: values kept at most, the newest ones."""
+        self._values: deque[tuple[float, float]] = deque(maxlen=size)
+        self._window_s = window_s
+        self._clock = clock
 
     def add(self, value: float) -> None:
-        """Take one value in; the oldest leaves."""
-        self._values.append(value)
+        """Take one value in."""
+        self._values.append((self._clock(), value))
 
     def quantile(self, q: float) -> float | None:
-        """The q-quantile of the values held; None while there are none."""
-        return float(np.quantile(self._values, q)) if self._values else None
-
-    def __len__(self) -> int:
-        return len(self._values)
+        """The q-quantile of the values of the window; None while there are none."""
+        since = self._clock() - self._window_s
+        while self._values and self._values[0][0] <= since:
+            self._values.popleft()
+        if not self._values:
+            return None
+        return float(np.quantile([value for _, value in self._values], q))
 
 
 class Metrics:

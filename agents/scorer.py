@@ -98,6 +98,11 @@ class ScoringService(Service):
         self._remembered_ms = 0
         self.progress_ms = config.now_ms()
 
+    @property
+    def n_waiting(self) -> int:
+        """Users whose profile changed and who have no new list yet, as far as was read."""
+        return len(self._pending)
+
     @Service.task
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(

@@ -242,6 +242,7 @@ def agents_of(
                 f"{totals.n_lists:,} lists emitted, {int(total(metrics.skipped)):,} overtaken by "
                 "a newer profile",
                 rate_per_s=totals.lists_per_s,
+                lag=worker.scorer.n_waiting,
                 measures="event to list",
                 p50_ms=totals.p50_ms,
                 p99_ms=totals.p99_ms,

@@ -29,7 +29,7 @@ def worker_with(*, with_updater: bool = True) -> Any:
         catalogue=None,
         view=["item"] * 9,
         updater=updater if with_updater else None,
-        scorer=SimpleNamespace(),
+        scorer=SimpleNamespace(n_waiting=3),
         snapshots=None,
     )
 
