@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import sys
 import time
@@ -179,18 +178,14 @@ class InProcess:
         updater, model = self.worker.updater, self.worker.model
         assert updater is not None
         assert model is not None
-        tasks = list(updater._tasks.values())
-        tasks += [f._announced for f in updater.folds.values() if f._announced is not None]
         for service in self._services:
             service._stopped_set()
-            tasks += service._futures
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if hasattr(updater.consumer, "failed"):
-            await updater.consumer.stop(leave=False)
+        while ours := [task for task in asyncio.all_tasks() if _is_ours(task)]:
+            for task in ours:
+                task.cancel()
+            await asyncio.gather(*ours, return_exceptions=True)
+        await updater.consumer.stop(leave=False)
         await updater._reader.stop()
-        await asyncio.gather(*updater._tasks.values(), return_exceptions=True)
         model._thread.shutdown(wait=True)
         await self.worker.store.close()
         await self.worker.producer.stop()
@@ -203,6 +198,13 @@ class InProcess:
     def metric(self, name: str, **labels: str) -> float:
         """One metric's value now; 0 for one that has no sample yet."""
         return self.worker.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def _is_ours(task: asyncio.Task[Any]) -> bool:
+    """Whether a task runs code of `agents` (not a library's, and not the test's)."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    names = ("PartitionFold.", "ProfileUpdater.", "Model.", "SnapshotWriter.", "Service.")
+    return code is not None and code.co_qualname.startswith((*names, "BatchConsumer._open"))
 
 
 class WorkerProcess:
@@ -236,9 +238,11 @@ class WorkerProcess:
         for entry in read_addresses(self.settings.data_dir):
             if entry.instance != self.settings.worker_id:
                 continue
-            with contextlib.suppress(urllib.error.URLError, OSError):
+            try:
                 with urllib.request.urlopen(entry.address.rstrip("/") + path, timeout=5) as answer:
                     return str(answer.read().decode())
+            except (urllib.error.URLError, OSError):
+                return None
         return None
 
     async def metric(self, name: str) -> float:
