@@ -248,9 +248,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             model_name=f"{settings.generation}/{fingerprint_of(settings)[:12]}",
             now_ms=wall_clock_ms,
         )
-        worker.scorer = ScoringService(
-            scorer_config, shape, worker.ranking, store, producer, metrics
-        )
+        worker.scorer = ScoringService(scorer_config, worker.ranking, store, producer, metrics)
         worker.answerer = RequestAnswerer(
             scorer_config,
             shape,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from mode import Service
@@ -42,41 +42,38 @@ class Stillness:
 
     def __init__(self) -> None:
         self._open = 0
-        self._waiting = 0
-        self._changed = asyncio.Condition()
+        self._held = False
+        self._none_open = asyncio.Event()
+        self._let_go = asyncio.Event()
         self._alone = asyncio.Lock()
 
     @asynccontextmanager
     async def folding(self) -> AsyncIterator[None]:
         """One step from fold to commit."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting == 0)
-            self._open += 1
+        while self._held:
+            await self._let_go.wait()
+        self._open += 1
         try:
             yield
         finally:
-            async with self._changed:
-                self._open -= 1
-                self._changed.notify_all()
+            self._open -= 1
+            if not self._open:
+                self._none_open.set()
 
     @asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
         """Nothing is between fold and commit while this is held, and nobody else is still."""
         async with self._alone:
-            async with self._changed:
-                self._waiting += 1
-                try:
-                    await self._changed.wait_for(lambda: self._open == 0)
-                except BaseException:
-                    self._waiting -= 1
-                    self._changed.notify_all()
-                    raise
+            self._held = True
+            self._let_go.clear()
             try:
+                while self._open:
+                    self._none_open.clear()
+                    await self._none_open.wait()
                 yield
             finally:
-                async with self._changed:
-                    self._waiting -= 1
-                    self._changed.notify_all()
+                self._held = False
+                self._let_go.set()
 
 
 class Model(Service):
@@ -101,6 +98,7 @@ class Model(Service):
         self._store = store
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._jobs: set[Future[Any]] = set()  # handed to the thread and not ended
 
     async def on_start(self) -> None:
         """Take the last snapshot; compile the kernel before the first event needs it."""
@@ -110,12 +108,19 @@ class Model(Service):
     async def on_stop(self) -> None:
         self._thread.shutdown(wait=True)
 
-    async def run(self, job: Callable[[], Result]) -> Result:
+    async def run(self, job: Callable[[], Result], *, small: bool = False) -> Result:
         """Run a job in the model thread; jobs run one after the other, in the order given.
 
+        small: done within a millisecond. It then runs here, unless the thread is busy: handing it
+        over costs more than the job, and under load its thread waits up to 5 ms for the GIL.
         A job that has begun ends: cancelling the caller doesn't stop it half way.
         """
-        return await asyncio.wrap_future(self._thread.submit(job))
+        if small and not self._jobs:
+            return job()
+        future = self._thread.submit(job)
+        self._jobs.add(future)
+        future.add_done_callback(self._jobs.discard)
+        return await asyncio.wrap_future(future)
 
     def note_commit(self, partition: int, next_offset: int) -> None:
         """A fold was committed: readers may see what it learned, soon."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
 from profiles.interactions import Kinds
-from profiles.profile import Profile
-from profiles.scoring import NO_ROW, context_of, explain, rank_rows, top_k, user_matrix
+from profiles.profile import NO_OFFSET
+from profiles.reasons import history_rows, reasons
+from profiles.scoring import NO_ROW, rank_rows, top_k
+from profiles.table import ProfileTable
 from profiles.view import ItemView
 from streams.events import RankedItem, Reason
 
@@ -33,8 +36,15 @@ class RankingRules:
     n_reasons: int = 3
 
 
+class Ranked(NamedTuple):
+    """One user's list. profile_offset: of the newest event behind it, None without a profile."""
+
+    profile_offset: int | None
+    items: list[RankedItem]
+
+
 class Ranking:
-    """Ranks the items of a view for profiles."""
+    """Ranks the items of a view for profiles, given as records."""
 
     def __init__(
         self,
@@ -48,86 +58,103 @@ class Ranking:
         self._kinds = kinds
         self._rules = rules
         self._purchase = kinds["purchase"].code
+        self._profiles = ProfileTable(view.shape)  # scratch: the users of one call
         self._allowed: NDArray[np.bool_] | None = None
         self._allowed_for = (-1, -1, -1)
 
-    def rank(self, profiles: Sequence[Profile], n: int) -> list[list[RankedItem]]:
-        """The best n items of each profile, exactly; shorter where fewer are left."""
-        if not profiles or len(self._view) == 0:
-            return [[] for _ in profiles]
-        users = user_matrix(profiles, self._view.shape.n_factors)
-        exclude = [self._left_out(profile) for profile in profiles]
-        rows, scores = top_k(self._view, users, exclude, n, self._in_stock())
-        return [
-            self._entries(profile, rows[number], scores[number])
-            for number, profile in enumerate(profiles)
-        ]
+    def rank(
+        self, user_ids: Sequence[str], records: Sequence[bytes | None], n: int
+    ) -> list[Ranked]:
+        """The best n items of each user, exactly; shorter where fewer are left.
+
+        records: in the order of the distinct user_ids; None for a user without a profile, who
+        gets what is popular. Raises RecordCorrupt and RecordTooNew, which name the user.
+        """
+        if not user_ids:
+            return []
+        users = self._load(user_ids, records)
+        history = history_rows(self._profiles, users, self._view)
+        vectors = np.ascontiguousarray(self._profiles.columns.vector[users])
+        ranked, scores = top_k(
+            self._view, vectors, self._left_out(users, history), n, self._in_stock()
+        )
+        return self._entries(users, history, ranked, scores)
 
     def rerank(
-        self, profile: Profile, candidates: Sequence[str], n: int | None = None
-    ) -> list[RankedItem]:
+        self, user_id: str, record: bytes | None, candidates: Sequence[str], n: int | None = None
+    ) -> Ranked:
         """The candidates in the profile's order; items without a vector come last, as given."""
         distinct = list(dict.fromkeys(candidates))
+        users = self._load([user_id], [record])
         rows = self._view.rows(distinct)
+        scores = rank_rows(self._view, self._profiles.columns.vector[users[0]], rows)
         known = np.flatnonzero(rows != NO_ROW)
-        x = user_matrix([profile], self._view.shape.n_factors)[0]
-        scores = rank_rows(self._view, x, rows[known])
-        order = known[np.argsort(-scores, kind="stable")]
-        ranked = self._entries(profile, rows[order], np.sort(scores)[::-1])
+        order = known[np.argsort(-scores[known], kind="stable")]
+        history = history_rows(self._profiles, users, self._view)
+        offset, ranked = self._entries(users, history, rows[None, order], scores[None, order])[0]
         lowest = ranked[-1].score if ranked else 0.0
         unknown = [item_id for item_id, row in zip(distinct, rows, strict=True) if row == NO_ROW]
         ranked += [
             RankedItem(item_id=item_id, rank=len(ranked) + 1 + number, score=lowest)
             for number, item_id in enumerate(unknown)
         ]
-        return ranked[:n]
+        return Ranked(offset, ranked[:n])
+
+    def _load(self, user_ids: Sequence[str], records: Sequence[bytes | None]) -> NDArray[np.int32]:
+        self._profiles.clear()
+        self._profiles.load(user_ids, records)
+        return self._profiles.rows(user_ids)
 
     def _entries(
-        self, profile: Profile, rows: NDArray[np.int32], scores: NDArray[np.float32]
-    ) -> list[RankedItem]:
-        kept = rows != NO_ROW
-        rows, scores = rows[kept], scores[kept]
-        reasons = self._reasons(profile, rows)
-        return [
-            RankedItem(
-                item_id=self._view.ids[row],
-                rank=number + 1,
-                score=round(float(score), 5),
-                reasons=reasons[number],
-            )
-            for number, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))
-        ]
+        self,
+        users: NDArray[np.int32],
+        history: NDArray[np.int32],
+        ranked: NDArray[np.int32],
+        scores: NDArray[np.float32],
+    ) -> list[Ranked]:
+        why = reasons(self._profiles, users, self._view, history, ranked, self._rules.n_reasons)
+        why.history[why.shares < LEAST_SHARE] = -1
+        columns, ids, name = self._profiles.columns, self._view.ids, self._kinds.name
+        lists = []
+        for offset, past, times, kinds, rows, row_scores, places, shares in zip(
+            columns.last_offset[users].tolist(),
+            history.tolist(),
+            columns.history_ms[users].tolist(),
+            columns.history_kind[users].tolist(),
+            ranked.tolist(),
+            np.round(scores.astype(np.float64), 5).tolist(),
+            why.history.tolist(),
+            np.round(why.shares.astype(np.float64), 3).tolist(),
+            strict=True,
+        ):
+            items = [
+                RankedItem(
+                    item_id=ids[row],
+                    rank=number + 1,
+                    score=row_scores[number],
+                    reasons=[
+                        Reason(item_id=ids[past[a]], kind=name(kinds[a]), ts=times[a], share=share)
+                        for a, share in zip(places[number], shares[number], strict=True)
+                        if a >= 0
+                    ],
+                )
+                for number, row in enumerate(rows)
+                if row != NO_ROW
+            ]
+            lists.append(Ranked(offset if offset != NO_OFFSET else None, items))
+        return lists
 
-    def _reasons(self, profile: Profile, rows: NDArray[np.int32]) -> list[list[Reason]]:
-        n_reasons = self._rules.n_reasons
-        if not profile.history or n_reasons == 0 or not len(rows):
-            return [[] for _ in rows]
-        context = context_of(profile, self._view)
-        shares = explain(context, self._view, rows)
-        reasons = []
-        for of_item in shares:
-            best = np.argsort(-of_item, kind="stable")[:n_reasons]
-            reasons.append(
-                [
-                    Reason(
-                        item_id=self._view.ids[context.rows[a]],
-                        kind=self._kinds.name(profile.history[a].kind),
-                        ts=profile.history[a].time_ms,
-                        share=round(float(of_item[a]), 3),
-                    )
-                    for a in best.tolist()
-                    if of_item[a] >= LEAST_SHARE
-                ]
-            )
-        return reasons
-
-    def _left_out(self, profile: Profile) -> NDArray[np.int32]:
-        hashes = []
-        if self._rules.exclude_current and profile.history:
-            hashes.append(profile.history[0].item_hash)
+    def _left_out(
+        self, users: NDArray[np.int32], history: NDArray[np.int32]
+    ) -> list[NDArray[np.int32]] | None:
+        """For each user the rows that the rules leave out."""
+        out = np.full_like(history, NO_ROW)
         if self._rules.exclude_bought:
-            hashes += [past.item_hash for past in profile.history if past.kind == self._purchase]
-        return self._view.rows_of_hashes(hashes)
+            bought = self._profiles.columns.history_kind[users] == self._purchase
+            out[bought] = history[bought]
+        if self._rules.exclude_current:
+            out[:, 0] = history[:, 0]
+        return list(out)
 
     def _in_stock(self) -> NDArray[np.bool_] | None:
         """Which rows may be shown; None for all. Made anew when catalogue or view have changed."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,9 +20,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from mode import Service
 
 from agents.metrics import Metrics
-from agents.ranking import Ranking
+from agents.ranking import Ranked, Ranking
 from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
-from profiles.profile import Profile
 from profiles.record import decode_profile
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
@@ -34,6 +34,7 @@ from streams.events import (
     Request,
     Stamps,
 )
+from streams.pace import Pace
 from streams.partitioner import partition_of
 from streams.producer import Producer
 
@@ -45,6 +46,12 @@ ROUND_USERS = 128
 PENDING_USERS = 50_000
 """Users waiting for their turn; beyond it changes wait in Kafka."""
 
+
+MOST_EMITTING = 8
+"""Rounds that wait for the broker's acknowledgement at once: it answers within milliseconds."""
+
+LAST_WORD_S = 2.0
+"""How long a stop waits for it; what stays unacknowledged is emitted again by the next owner."""
 
 REMEMBER_MS = 1_000
 """Between two commits of positions: what lies in between is emitted again after a crash."""
@@ -81,7 +88,6 @@ class ScoringService(Service):
     def __init__(
         self,
         config: ScorerConfig,
-        shape: ModelShape,
         ranking: Ranking,
         store: ProfileStore,
         producer: Producer,
@@ -89,12 +95,14 @@ class ScoringService(Service):
     ) -> None:
         super().__init__()
         self._config = config
-        self._shape = shape
         self._ranking = ranking
         self._store = store
         self._producer = producer
         self._metrics = metrics
         self._pending: dict[str, Waiting] = {}
+        self._unacknowledged: dict[int, Waiting] = {}  # by identity: a user may be in two rounds
+        self._emitting: set[asyncio.Task[None]] = set()
+        self._pace = Pace()
         self._remembered_ms = 0
         self.progress_ms = config.now_ms()
 
@@ -119,8 +127,12 @@ class ScoringService(Service):
         try:
             while not self.should_stop:
                 await self._round(consumer)
+            if self._emitting:
+                await asyncio.wait(self._emitting, timeout=LAST_WORD_S)
             await self._remember(consumer)
         finally:
+            for task in self._emitting:
+                task.cancel()
             await consumer.stop()
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
@@ -133,21 +145,20 @@ class ScoringService(Service):
         self.progress_ms = self._config.now_ms()
         if not self._pending:
             return
-        turn = list(self._pending.values())[:ROUND_USERS]
-        while True:
-            try:
-                await self._serve(turn)
-                break
-            except (StoreAway, BrokerAway) as away:
-                logger.warning("cannot score yet", reason=str(away))
-                self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
-                await self.sleep(0.5)
-                if self.should_stop:
-                    return
+        turn = list(islice(self._pending.values(), ROUND_USERS))
+        try:
+            lists = await self._rank(turn)
+        except StoreAway as away:
+            logger.warning("cannot score yet", reason=str(away))
+            await self.sleep(0.5)
+            return
         for waiting in turn:
             self._pending.pop(waiting.changed.user_id, None)
+        await self._emit(turn, lists)
         if self._config.now_ms() - self._remembered_ms >= REMEMBER_MS:
             await self._remember(consumer)
+        if len(turn) < ROUND_USERS:
+            await asyncio.sleep(self._pace.pause_s())
 
     def _take(self, partition: int, at: int, value: bytes) -> None:
         """Note who changed; a user still waiting keeps its place and gets the newer profile."""
@@ -164,58 +175,87 @@ class ScoringService(Service):
             first_at = at if before is None else before.first_at
             self._pending[user.user_id] = Waiting(partition, first_at, user, change.folded_ms)
 
-    async def _serve(self, turn: Sequence[Waiting]) -> None:
-        by_partition: dict[int, list[str]] = {}
-        for waiting in turn:
-            by_partition.setdefault(waiting.partition, []).append(waiting.changed.user_id)
-        read = await asyncio.gather(
-            *(self._store.read_many(partition, ids) for partition, ids in by_partition.items())
+    async def _rank(self, turn: Sequence[Waiting]) -> list[tuple[Waiting, Ranked]]:
+        """Read the users' newest profiles and rank for them. Raises StoreAway."""
+        records = await self._store.read_across(
+            [(waiting.partition, waiting.changed.user_id) for waiting in turn]
         )
-        records = {
-            user_id: record
-            for ids, found in zip(by_partition.values(), read, strict=True)
-            for user_id, record in zip(ids, found, strict=True)
-        }
-        served = []
-        for waiting in turn:
-            user_id = waiting.changed.user_id
-            if (record := records[user_id]) is None:
-                continue
-            try:
-                served.append((waiting, decode_profile(record, self._shape, user_id)))
-            except (RecordCorrupt, RecordTooNew) as error:
-                # One user's record must not keep everybody from their lists.
-                logger.error("profile not read", reason=str(error))
-                self._metrics.profiles_unreadable.inc()
-        lists = self._ranking.rank([profile for _, profile in served], self._config.n)
+        known = [
+            (waiting, record)
+            for waiting, record in zip(turn, records, strict=True)
+            if record is not None
+        ]
+        try:
+            return self._ranked(known)
+        except (RecordCorrupt, RecordTooNew):
+            lists = []  # one user's record must not keep everybody from their lists
+            for one in known:
+                try:
+                    lists += self._ranked([one])
+                except (RecordCorrupt, RecordTooNew) as error:
+                    logger.error("profile not read", reason=str(error))
+                    self._metrics.profiles_unreadable.inc()
+            return lists
+
+    def _ranked(self, known: Sequence[tuple[Waiting, bytes]]) -> list[tuple[Waiting, Ranked]]:
+        ranked = self._ranking.rank(
+            [waiting.changed.user_id for waiting, _ in known],
+            [record for _, record in known],
+            self._config.n,
+        )
+        return [(waiting, one) for (waiting, _), one in zip(known, ranked, strict=True)]
+
+    async def _emit(self, turn: Sequence[Waiting], lists: Sequence[tuple[Waiting, Ranked]]) -> None:
+        """Send the lists; the next round doesn't wait for the broker, up to `MOST_EMITTING`."""
         scored_ms = self._config.now_ms()
-        pushed = []
-        for (waiting, profile), items in zip(served, lists, strict=True):
-            changed = waiting.changed
-            recommendation = Recommendation(
-                recommendation_id=(
-                    f"{waiting.partition}/{profile.last_offset}/{self._config.placement}"
-                ),
-                user_id=changed.user_id,
-                placement=self._config.placement,
-                kind="push",
-                items=items,
-                profile_offset=profile.last_offset,
-                model=self._config.model_name,
-                stamps=Stamps(
-                    event_ms=changed.event_ms,
-                    appended_ms=changed.appended_ms,
-                    folded_ms=waiting.folded_ms,
-                    scored_ms=scored_ms,
-                    emitted_ms=self._config.now_ms(),
-                ),
-            )
-            pushed.append(recommendation)
-        await self._producer.send_recommendations(pushed)
+        pushed = [self._pushed(waiting, ranked, scored_ms) for waiting, ranked in lists]
+        for waiting in turn:
+            self._unacknowledged[id(waiting)] = waiting
+        task = asyncio.create_task(self._send(turn, pushed))
+        self._emitting.add(task)
+        task.add_done_callback(self._emitting.discard)
+        if len(self._emitting) >= MOST_EMITTING:
+            await asyncio.wait(self._emitting, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _send(self, turn: Sequence[Waiting], pushed: Sequence[Recommendation]) -> None:
+        """Until the broker has them, however long it is away; again may mean twice."""
+        while True:
+            try:
+                await self._producer.send_recommendations(pushed)
+                break
+            except BrokerAway as away:
+                logger.warning("cannot emit yet", reason=str(away))
+                self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
+                await asyncio.sleep(0.5)
+        for waiting in turn:
+            del self._unacknowledged[id(waiting)]
         done_ms = self._config.now_ms()
-        for waiting, _ in served:
-            self._metrics.observe_freshness(done_ms - waiting.changed.appended_ms)
-        self._metrics.recommendations.labels("push").inc(len(served))
+        for recommendation in pushed:
+            appended_ms = recommendation.stamps.appended_ms
+            if appended_ms is not None:
+                self._metrics.observe_freshness(done_ms - appended_ms)
+        self._metrics.recommendations.labels("push").inc(len(pushed))
+
+    def _pushed(self, waiting: Waiting, ranked: Ranked, scored_ms: int) -> Recommendation:
+        changed = waiting.changed
+        return Recommendation(
+            recommendation_id=(
+                f"{waiting.partition}/{ranked.profile_offset}/{self._config.placement}"
+            ),
+            user_id=changed.user_id,
+            placement=self._config.placement,
+            kind="push",
+            items=ranked.items,
+            profile_offset=ranked.profile_offset,
+            model=self._config.model_name,
+            stamps=Stamps(
+                event_ms=changed.event_ms,
+                appended_ms=changed.appended_ms,
+                folded_ms=waiting.folded_ms,
+                scored_ms=scored_ms,
+                emitted_ms=self._config.now_ms(),
+            ),
+        )
 
     async def _remember(self, consumer: AIOKafkaConsumer) -> None:
         """Commit, for each partition, the position before its first user still waiting."""
@@ -224,7 +264,7 @@ class ScoringService(Service):
             positions = {
                 partition: await consumer.position(partition) for partition in consumer.assignment()
             }
-            for waiting in self._pending.values():
+            for waiting in chain(self._pending.values(), self._unacknowledged.values()):
                 partition = TopicPartition(self._config.changes_topic, waiting.partition)
                 if partition in positions:
                     positions[partition] = min(positions[partition], waiting.first_at)
@@ -293,35 +333,37 @@ class RequestAnswerer:
         """The answer to one request, from a profile at least as new as it asks for if that
         comes in time."""
         partition = partition_of(request.user_id, self._n_partitions)
-        profile = await self._profile(partition, request)
+        record = await self._record(partition, request)
         if isinstance(request, RecommendRequest):
-            items = self._ranking.rank([profile], request.n)[0]
+            ranked = self._ranking.rank([request.user_id], [record], request.n)[0]
         else:
-            items = self._ranking.rerank(profile, request.candidates, request.n)
+            ranked = self._ranking.rerank(request.user_id, record, request.candidates, request.n)
+        offset = -1 if ranked.profile_offset is None else ranked.profile_offset
         now_ms = self._config.now_ms()
-        late = request.after_offset is not None and (profile.last_offset < request.after_offset)
+        late = request.after_offset is not None and offset < request.after_offset
         return Recommendation(
             recommendation_id=request.request_id,
             request_id=request.request_id,
             user_id=request.user_id,
             placement=request.placement,
             kind="recommend" if isinstance(request, RecommendRequest) else "rerank",
-            items=items,
-            profile_offset=profile.last_offset if profile.last_offset >= 0 else None,
+            items=ranked.items,
+            profile_offset=ranked.profile_offset,
             error="older_profile" if late else None,
             model=self._config.model_name,
             stamps=Stamps(scored_ms=now_ms, emitted_ms=now_ms),
         )
 
-    async def _profile(self, partition: int, request: Request) -> Profile:
-        """The user's profile; waits up to `wait_ms` until it has folded `after_offset`."""
+    async def _record(self, partition: int, request: Request) -> bytes | None:
+        """The user's record; waits up to `wait_ms` until it has folded `after_offset`."""
         deadline_ms = self._config.now_ms() + request.wait_ms
+        wanted = request.after_offset
         while True:
             record = (await self._store.read_many(partition, [request.user_id]))[0]
-            profile = Profile() if record is None else decode_profile(record, self._shape)
-            wanted = request.after_offset
-            if wanted is None or profile.last_offset >= wanted:
-                return profile
-            if self._config.now_ms() >= deadline_ms:
-                return profile
+            if wanted is None or self._config.now_ms() >= deadline_ms:
+                return record
+            if record is not None:
+                profile = decode_profile(record, self._shape, request.user_id)
+                if profile.last_offset >= wanted:
+                    return record
             await asyncio.sleep(0.005)  # a commit takes about a millisecond; 5 keeps the store idle

@@ -180,6 +180,7 @@ class ProfileUpdater(Service):
             self.faults.pop(partition, None)
             fold = self.folds.pop(partition, None)
             if fold is not None:
+                fold.let_go()
                 # What holds a batch that was not committed would fold it a second time.
                 if not fold.pending:
                     self._warm[partition] = fold

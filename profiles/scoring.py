@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.errors import DivergedError
+from profiles.jit import compiled
 from profiles.profile import Profile
 from profiles.view import ItemView
 
@@ -64,18 +65,20 @@ def top_k(
         raise ValueError(f"a mask of {len(allowed)} items for a view of {len(view)}")
     rows = np.full((len(X), n), NO_ROW, np.int32)
     best = np.full((len(X), n), -np.inf, np.float32)
+    everything = np.ones(0, np.bool_)
     at_once = max(1, SCORES_AT_ONCE // max(1, len(view)))
     for first in range(0, len(X), at_once):
         S = scores(view, X[first : first + at_once])
-        if allowed is not None:
-            S[:, ~allowed] = -np.inf
-        for b, row_scores in enumerate(S, first):
-            if exclude is not None and len(exclude[b]):
-                out = exclude[b]
-                row_scores[out[(out >= 0) & (out < len(view))]] = -np.inf
-            found = _best(row_scores, n)
-            rows[b, : len(found)] = found
-            best[b, : len(found)] = row_scores[found]
+        for b in range(len(S)):
+            if exclude is not None and len(exclude[first + b]):
+                out = exclude[first + b]
+                S[b, out[(out >= 0) & (out < len(view))]] = -np.inf
+        _pick_best(
+            S,
+            everything if allowed is None else allowed,
+            rows[first : first + at_once],
+            best[first : first + at_once],
+        )
     return rows, best
 
 
@@ -152,14 +155,32 @@ def explain(context: Context, view: ItemView, item_rows: NDArray[np.int32]) -> N
     return shares
 
 
-def _best(row_scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """Rows of the n largest finite scores, largest first, ties by row."""
-    size = len(row_scores)
-    if n < size:
-        least = np.partition(row_scores, size - n)[size - n]
-        rows = np.flatnonzero(row_scores >= least)
-    else:
-        rows = np.arange(size)
-    rows = rows[row_scores[rows] > -np.inf]
-    order = np.argsort(-row_scores[rows], kind="stable")[:n]
-    return rows[order]
+@compiled
+def _pick_best(
+    S: NDArray[np.float32],
+    allowed: NDArray[np.bool_],
+    rows: NDArray[np.int32],
+    best: NDArray[np.float32],
+) -> None:
+    """The largest finite scores of each row of S, largest first, ties by row, into rows and best.
+
+    allowed: of length I, or empty for all. One pass: most scores lose against the worst of the
+    list so far and cost one comparison.
+    """
+    n = rows.shape[1]
+    for b in range(S.shape[0]):
+        n_found = 0
+        for j in range(S.shape[1]):
+            score = S[b, j]
+            if n_found == n and score <= best[b, n - 1]:
+                continue
+            if score == -np.inf or (len(allowed) and not allowed[j]):
+                continue
+            place = n_found if n_found < n else n - 1
+            while place > 0 and score > best[b, place - 1]:
+                best[b, place] = best[b, place - 1]
+                rows[b, place] = rows[b, place - 1]
+                place -= 1
+            best[b, place] = score
+            rows[b, place] = j
+            n_found = min(n_found + 1, n)

@@ -86,6 +86,11 @@ class ItemView:
         """int64 (I,): positives learned; 0 for an item that only the catalogue knows."""
         return self._n_positive[: len(self.ids)]
 
+    @property
+    def index(self) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """keys and values of the index from item hash to row, for compiled functions."""
+        return self._index.keys, self._index.values
+
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
         return self._row_of.get(item_id)

@@ -28,7 +28,7 @@ Text = Annotated[str, Meta(max_length=2_048)]
 Offset = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
     """What every event has. An event without ``event_id`` is never taken for a repeat."""
 
     user_id: Id
@@ -197,7 +197,7 @@ class RerankRequest(Struct, frozen=True, kw_only=True, tag_field="type", tag="re
 Request = RecommendRequest | RerankRequest
 
 
-class Reason(Struct, frozen=True, kw_only=True):
+class Reason(Struct, frozen=True, kw_only=True, gc=False):
     """A past event that speaks for an item: its share of x . e_j, in (0, 1]."""
 
     item_id: str
@@ -206,7 +206,7 @@ class Reason(Struct, frozen=True, kw_only=True):
     share: float
 
 
-class RankedItem(Struct, frozen=True, kw_only=True):
+class RankedItem(Struct, frozen=True, kw_only=True, gc=False):
     """One recommended item; ``score`` compares only within one list."""
 
     item_id: str
@@ -215,7 +215,7 @@ class RankedItem(Struct, frozen=True, kw_only=True):
     reasons: list[Reason] = []
 
 
-class Stamps(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Stamps(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """When the newest event behind a list passed each station; freshness = emitted - appended."""
 
     event_ms: int | None = None
@@ -245,7 +245,7 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stamps: Stamps
 
 
-class ChangedUser(Struct, frozen=True, array_like=True):
+class ChangedUser(Struct, frozen=True, gc=False, array_like=True):
     """One user whose profile a commit changed, with the newest event folded."""
 
     user_id: str

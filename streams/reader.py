@@ -29,10 +29,14 @@ from aiokafka.errors import (
 
 from streams.batch import RawBatch
 from streams.errors import BrokerAway, OffsetGap, PartitionRevoked, StreamsError
+from streams.pace import Pace
 from streams.partition_buffers import PartitionBuffer, State
 from streams.topics import TopicMissing, partition_counts
 
 log = logging.getLogger(__name__)
+
+LARGE_TURN: Final = 500
+"""Messages of a turn that is worth its cost; smaller ones are taken at a pace."""
 
 POLL_MS: Final = 100
 """Longest wait of one turn: so long may a moved end without messages, or a partition that was
@@ -111,6 +115,7 @@ class PartitionReader:
         self._max_poll_records = max_poll_records
         self._buffer_events = buffer_events
         self._buffer_bytes = buffer_bytes
+        self._pace = Pace()
         self._consumer: Any = None
         self._buffers: dict[int, PartitionBuffer] = {}
         self._opened_at: dict[int, float] = {}
@@ -330,13 +335,16 @@ class PartitionReader:
         except KafkaError as error:
             await self._recover(error, buffers)
             return
-        # From here to the end of the step: no await that could suspend, see the module's head.
+        # From here to the end of the loop: no await that could suspend, see the module's head.
         self._n_corrupt = 0
         for tp, buffer in buffers.items():
             if buffer.state is not State.READING:
                 continue  # closed by a rebalance, or moved by a seek that failed
             if buffer.append(fetched.get(tp, ()), await self._consumer.position(tp)):
                 self._consumer.pause(tp)
+        n_fetched = sum(map(len, fetched.values()))
+        if 0 < n_fetched < LARGE_TURN:
+            await asyncio.sleep(self._pace.pause_s())
 
     def _check_client(self) -> None:
         """Raise what aiokafka's own tasks have to say; a dead one says nothing by itself (#983)."""

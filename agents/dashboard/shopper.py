@@ -186,7 +186,7 @@ class ShopperDesk:
     async def look(self, user_id: str) -> ShopperState:
         """The shopper as of now. Raises StoreAway, RecordTooNew, RecordCorrupt."""
         partition = self.partition(user_id)
-        return self._state(user_id, partition, await self._profile(user_id, partition))
+        return self._state(user_id, partition, await self._record(user_id, partition))
 
     async def send(self, user_id: str, kind: str, item_id: str) -> SentEvent:
         """Send one event through Kafka and wait until the shopper's list knows it.
@@ -210,8 +210,11 @@ class ShopperDesk:
         where = await self._worker.producer.send_event(event)
         ack_ms = (time.perf_counter() - began) * 1_000
         while True:
-            profile = await self._profile(user_id, where.partition)
-            if profile is not None and profile.last_offset >= where.offset:
+            record = await self._record(user_id, where.partition)
+            if (
+                record is not None
+                and decode_profile(record, self.shape, user_id).last_offset >= where.offset
+            ):
                 break
             if time.perf_counter() - began > PATIENCE_S:
                 raise ClickLost(
@@ -219,7 +222,7 @@ class ShopperDesk:
                     f"folded within {PATIENCE_S:g} s; look at that partition on the overview"
                 )
             await asyncio.sleep(LOOK_S)
-        after = self._state(user_id, where.partition, profile)
+        after = self._state(user_id, where.partition, record)
         return SentEvent(
             kind=kind,
             item_id=item_id,
@@ -268,17 +271,16 @@ class ShopperDesk:
                 return recommendation
         return None
 
-    async def _profile(self, user_id: str, partition: int) -> Profile | None:
-        record = (await self._worker.store.read_many(partition, [user_id]))[0]
-        return None if record is None else decode_profile(record, self.shape, user_id)
+    async def _record(self, user_id: str, partition: int) -> bytes | None:
+        return (await self._worker.store.read_many(partition, [user_id]))[0]
 
-    def _state(self, user_id: str, partition: int, profile: Profile | None) -> ShopperState:
-        ranking = self._worker.ranking
-        subject = profile if profile is not None else Profile()
-        ranked = ranking.rank([subject], self.n_items)[0] if ranking is not None else []
-        items = tuple(self._listed(item) for item in ranked)
-        if profile is None:
+    def _state(self, user_id: str, partition: int, record: bytes | None) -> ShopperState:
+        assert self._worker.ranking is not None  # every worker with pages has one
+        ranked = self._worker.ranking.rank([user_id], [record], self.n_items)[0]
+        items = tuple(self._listed(item) for item in ranked.items)
+        if record is None:
             return ShopperState(user_id, partition, known=False, items=items)
+        profile = decode_profile(record, self.shape, user_id)
         counts = sorted(profile.n_by_kind.items(), key=lambda pair: (-pair[1], pair[0]))
         return ShopperState(
             user_id=user_id,
