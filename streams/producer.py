@@ -86,9 +86,7 @@ class Producer:
                 await producer.stop()
         except TimeoutError:
             log.warning("the broker did not take the last messages in %.0f s", STOP_TIMEOUT_S)
-            producer._message_accumulator.fail_all(BrokerAway("stopped before it was sent"))
-            await producer._sender.close()
-            await producer.client.close()
+            await _abandon(producer)
 
     async def __aenter__(self) -> Producer:
         await self.start()
@@ -266,6 +264,26 @@ class Producer:
                     log.warning("closing the old producer: %s", error)
                 self._producer = await self._started()
         return self._producer
+
+
+async def _abandon(producer: Any) -> None:
+    """End a client whose broker is away; what is unsent fails with BrokerAway.
+
+    In this order: requests under way fail at once, and put their batches back, before the batches
+    are failed (aiokafka trips over one that it can't put back).
+    """
+    await producer.client.close()
+    sending = producer._sender.sender_task
+    for _ in range(3):  # it waits for this and that, and takes one cancellation for each
+        sending.cancel()
+        done, _ = await asyncio.wait((sending,), timeout=1.0)
+        if done:
+            break
+    unsent = producer._message_accumulator
+    unsent.fail_all(BrokerAway("stopped before it was sent"))
+    for batches in unsent._batches.values():
+        for batch in batches:
+            batch._drain_waiter.exception()  # seen: nobody waits for it
 
 
 def _translated(error: BaseException, topic: str) -> StreamsError:
