@@ -337,7 +337,8 @@ async def all_folded(settings: Settings, within_s: float = 60.0) -> None:
             wanted = [ends[partition] for partition in range(settings.partitions)]
 
             async def there() -> bool:
-                return await positions_of(store, settings.partitions) == wanted
+                positions = await positions_of(store, settings.partitions)
+                return all(at >= end for at, end in zip(positions, wanted, strict=True))
 
             await until(there, f"everything up to {wanted} is folded", within_s)
     finally:
