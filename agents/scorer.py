@@ -37,6 +37,7 @@ from streams.events import (
 from streams.pace import Pace
 from streams.partitioner import partition_of
 from streams.producer import Producer
+from streams.reader import stop_consumer
 
 logger = structlog.get_logger(__name__)
 
@@ -133,7 +134,10 @@ class ScoringService(Service):
         finally:
             for task in self._emitting:
                 task.cancel()
-            await consumer.stop()
+            if consumer._coordinator is not None:
+                # As in `BatchConsumer.stop`: only a member without a static name says goodbye.
+                consumer._coordinator._group_instance_id = None
+            await stop_consumer(consumer)
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
         """Take in what has changed, serve the next users, remember how far we came."""

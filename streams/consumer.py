@@ -20,7 +20,13 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from streams.errors import BrokerAway, PartitionRevoked
 from streams.partition_buffers import State
-from streams.reader import PartitionReader, check_topic_exists, kafka_consumer, start_client
+from streams.reader import (
+    PartitionReader,
+    check_topic_exists,
+    kafka_consumer,
+    start_client,
+    stop_consumer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +140,7 @@ class BatchConsumer(PartitionReader):
             # aiokafka sends LeaveGroup at the right moment (its group task has ended, so nothing
             # joins again behind it), but never for a static member: so let it be none.
             coordinator._group_instance_id = None
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
 
     def request_commit(self, partition: int, next_offset: int) -> None:
         """Tell Kafka, soon, how far the partition is: for lag tools, nothing else reads it.

@@ -14,7 +14,13 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.batch import Message
 from streams.errors import BrokerAway
-from streams.reader import PartitionReader, check_topic_exists, kafka_consumer, start_client
+from streams.reader import (
+    PartitionReader,
+    check_topic_exists,
+    kafka_consumer,
+    start_client,
+    stop_consumer,
+)
 
 READ_ONE_TIMEOUT_S: Final = 20.0
 
@@ -43,9 +49,9 @@ class ManualReader(PartitionReader):
         if self._consumer is None:
             return
         await self._stop_fetching()
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
         if self._single is not None:
-            await self._single.stop()
+            await stop_consumer(self._single)
 
     def assign(self, next_offsets: Mapping[int, int]) -> None:
         """Read these partitions from these offsets, and no others any more."""

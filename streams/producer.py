@@ -267,12 +267,8 @@ class Producer:
 
 
 async def _abandon(producer: Any) -> None:
-    """End a client whose broker is away; what is unsent fails with BrokerAway.
-
-    In this order: requests under way fail at once, and put their batches back, before the batches
-    are failed (aiokafka trips over one that it can't put back).
-    """
-    await producer.client.close()
+    """End a client whose broker is away; what is unsent fails with BrokerAway."""
+    await producer.client.close()  # first: requests under way fail at once
     sending = producer._sender.sender_task
     for _ in range(3):  # it waits for this and that, and takes one cancellation for each
         sending.cancel()
@@ -280,10 +276,12 @@ async def _abandon(producer: Any) -> None:
         if done:
             break
     unsent = producer._message_accumulator
-    unsent.fail_all(BrokerAway("stopped before it was sent"))
-    for batches in unsent._batches.values():
-        for batch in batches:
-            batch._drain_waiter.exception()  # seen: nobody waits for it
+    batches = [batch for queued in unsent._batches.values() for batch in queued]
+    for batch in [*batches, *unsent._pending_batches]:
+        # Not `fail_all`: it fails what nobody waits for as well, which asyncio then complains of.
+        for future, _ in batch._msg_futures:
+            if not future.done():
+                future.set_exception(BrokerAway("stopped before it was sent"))
 
 
 def _translated(error: BaseException, topic: str) -> StreamsError:

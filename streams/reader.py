@@ -42,6 +42,9 @@ POLL_MS: Final = 100
 """Longest wait of one turn: so long may a moved end without messages, or a partition that was
 just resumed, wait while all others are silent. Messages are handed on at once."""
 
+STOP_S: Final = 5.0
+"""For the goodbye at a stop: with a broker that answers it takes milliseconds."""
+
 HOPELESS: Final = (
     TopicAuthorizationFailedError,
     GroupAuthorizationFailedError,
@@ -81,6 +84,22 @@ async def start_client(client: Any, bootstrap: str) -> None:
     except (KafkaError, OSError) as error:
         await client.stop()
         raise BrokerAway(f"no answer from Kafka at {bootstrap}: {error}") from error
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop an aiokafka consumer, also when its broker is away: within seconds, without an error.
+
+    Its own `stop` then waits for the request time-out (20 s), or ends with a CancelledError that
+    nobody sent.
+    """
+    stopping = asyncio.ensure_future(consumer.stop())
+    done, _ = await asyncio.wait((stopping,), timeout=STOP_S)
+    if not done:
+        log.warning("no goodbye to the broker within %.0f s", STOP_S)
+        stopping.cancel()
+        await asyncio.wait((stopping,), timeout=1.0)
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        await consumer._client.close()
 
 
 async def check_topic_exists(bootstrap: str, topic: str) -> int:
