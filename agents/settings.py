@@ -242,7 +242,7 @@ def _read_file(path: Path | None, environment: Mapping[str, str]) -> tuple[dict[
         raise SettingsError(
             f"{chosen}: cannot be read ({error.strerror}); check --config"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{chosen}: not TOML ({error}); mend that line") from error
 
 
