@@ -1,0 +1,89 @@
+"""Every value has one source, the nearest one; what is wrong is named with its way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.errors import SettingsError
+from agents.settings import load_settings
+
+
+def test_the_nearest_source_wins_and_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text('partitions = 8\nhistory = 5\nplacement = "cart"\n')
+    loaded = load_settings(
+        {"history": 3, "kafka": None},
+        file,
+        {"FOLDSTREAM_HISTORY": "4", "FOLDSTREAM_PARTITIONS": "2", "HOME": "/"},
+    )
+    assert (loaded.settings.history, loaded.settings.partitions) == (3, 2)
+    assert loaded.settings.placement == "cart"
+    assert loaded.sources["history"] == "command line"
+    assert loaded.sources["partitions"] == "environment"
+    assert loaded.sources["placement"] == str(file)
+    assert loaded.sources["kafka"] == "default"
+
+
+def test_addresses_of_the_running_stack_come_before_the_defaults_only(tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text(
+        json.dumps({"kafka": "127.0.0.1:1", "redis": "redis://127.0.0.1:2/0", "pid": 3})
+    )
+    loaded = load_settings({"data_dir": tmp_path}, environment={"FOLDSTREAM_REDIS": "redis://h/1"})
+    assert loaded.settings.kafka == "127.0.0.1:1"
+    assert loaded.sources["kafka"] == str(tmp_path / "stack.json")
+    assert loaded.settings.redis == "redis://h/1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"FOLDSTREAM_PARTITION": "4"}, "did you mean partitions"),
+        ({"FOLDSTREAM_PARTITIONS": "many"}, "partitions = 'many' (from environment)"),
+        ({"FOLDSTREAM_PARTITIONS": "0"}, "partitions"),
+        ({"FOLDSTREAM_KAFKA": "localhost"}, "host:port"),
+        ({"FOLDSTREAM_REDIS": "localhost:6379"}, "redis://host:port"),
+        ({"FOLDSTREAM_AGENTS": "updater,baker"}, "agents"),
+        ({"FOLDSTREAM_KINDS": '[{"name": "click"}]'}, "click"),
+        ({"FOLDSTREAM_KINDS": '[{"name": "Bad Name"}]'}, "kinds"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_source(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(environment=environment)
+    assert said in str(refused.value)
+
+
+def test_a_misspelt_key_of_the_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text("partitons = 8\n")
+    with pytest.raises(SettingsError, match="did you mean partitions"):
+        load_settings({}, file, {})
+
+
+@pytest.mark.parametrize("content", ["partitions = ", "\xff"])
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text(content, "latin-1")
+    with pytest.raises(SettingsError, match=r"shop\.toml"):
+        load_settings({}, file, {})
+
+
+def test_a_named_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.toml"):
+        load_settings({}, None, {"FOLDSTREAM_CONFIG": str(tmp_path / "nowhere.toml")})
+
+
+def test_lists_can_be_written_as_json_or_with_commas() -> None:
+    for written in ('["updater", "scorer"]', "updater, scorer"):
+        settings = load_settings(environment={"FOLDSTREAM_AGENTS": written}).settings
+        assert settings.agents == ("updater", "scorer")
+
+
+def test_own_kinds_are_numbered_behind_the_built_in_ones() -> None:
+    kinds = '[{"name": "favourite", "weight": 0.5}, {"name": "skip", "positive": false}]'
+    table = load_settings(environment={"FOLDSTREAM_KINDS": kinds}).settings.kinds_table()
+    assert table["skip"].code == table["favourite"].code + 1 > table["search"].code
+    assert (table["favourite"].weight, table["skip"].positive) == (0.5, False)
