@@ -86,8 +86,8 @@ class Fault:
             self.reach("gathered")
             return records
 
-        async def faulty_run(job: Callable[[], Any]) -> Any:
-            result = await run(job)
+        async def faulty_run(job: Callable[[], Any], **more: Any) -> Any:
+            result = await run(job, **more)
             if job.__qualname__.startswith(PartitionFold.__name__):
                 self.reach("folded")
             return result
