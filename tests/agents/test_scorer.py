@@ -1,0 +1,114 @@
+"""The scorer's promises: everybody whose profile changed gets a list, whatever comes between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agents.app import store_of
+from agents.settings import Settings
+from profiles.store_link import pack
+from streams.codec import decode_recommendation
+from streams.producer import Producer
+from streams.topics import TopicSet
+from tests.builders import (
+    InProcess,
+    all_folded,
+    click,
+    messages_of,
+    put_events,
+    settings_of,
+    state_of,
+    stream_of,
+    until,
+    user_on,
+)
+
+
+@pytest.fixture
+def settings(
+    kafka: str, redis_url: str, topics: TopicSet, generation: str, tmp_path: Path
+) -> Settings:
+    return settings_of(
+        kafka, redis_url, topics, generation, tmp_path, agents=["updater", "catalogue", "scorer"]
+    )
+
+
+async def lists(settings: Settings) -> dict[str, set[int]]:
+    """User -> the profile offsets that their lists know."""
+    found: dict[str, set[int]] = {}
+    for record in await messages_of(settings, settings.topics().recommendations.name):
+        one = decode_recommendation(record.value)
+        assert record.key == one.user_id.encode()
+        found.setdefault(one.user_id, set()).add(one.profile_offset or 0)
+    return found
+
+
+async def everybody_has_a_list(settings: Settings) -> None:
+    state = await state_of(settings)
+
+    async def served() -> bool:
+        found = await lists(settings)
+        return all(offset in found.get(user, ()) for user, offset in state.last_offset.items())
+
+    await until(served, "everybody has a list of their newest profile")
+
+
+async def test_everybody_who_changed_gets_a_list(settings: Settings) -> None:
+    await put_events(settings, stream_of(3_000, seed=1))
+    async with InProcess(settings):
+        await all_folded(settings)
+        await everybody_has_a_list(settings)
+
+
+async def test_what_changed_while_no_scorer_ran_is_served_later(settings: Settings) -> None:
+    await put_events(settings, stream_of(1_000, seed=1))
+    alone = settings.model_copy(update={"agents": ("updater",)})
+    async with InProcess(alone):
+        await all_folded(settings)
+    scorer = settings.model_copy(update={"agents": ("scorer",)})
+    async with InProcess(scorer):  # another process, with the snapshot alone
+        await everybody_has_a_list(settings)
+
+
+async def test_a_restart_in_the_middle_leaves_nobody_out(settings: Settings) -> None:
+    events = stream_of(6_000, seed=2)
+    for start in range(0, 6_000, 2_000):
+        async with InProcess(settings):
+            await put_events(settings, events[start : start + 2_000])
+            await all_folded(settings)  # folded; how far the scorer came is chance
+    async with InProcess(settings):
+        await everybody_has_a_list(settings)
+
+
+async def test_one_unreadable_profile_keeps_nobody_from_their_list(settings: Settings) -> None:
+    broken, well = user_on(0, 4), user_on(0, 4, 1)
+    updater = settings.model_copy(update={"agents": ("updater",)})
+    async with InProcess(updater):
+        await put_events(settings, [click(broken, "i1"), click(well, "i2")])
+        await all_folded(settings)
+    async with store_of(settings) as store:
+        key = store.keys.record_head[0] + broken.encode()
+        await store._pool.ask_slot(store.keys.slot[0], [pack("SET", key, b"?")], 1, broken)
+    scorer = settings.model_copy(update={"agents": ("scorer",)})
+    async with InProcess(scorer) as running:
+
+        async def served() -> bool:
+            return well in await lists(settings)
+
+        await until(served, "the other has a list")
+        assert running.metric("foldstream_profiles_unreadable_total") == 1
+        assert not running.crashed
+    assert broken not in await lists(settings)
+
+
+async def test_what_is_no_profile_change_is_counted_and_passed_over(settings: Settings) -> None:
+    async with InProcess(settings) as running:
+        async with Producer(settings.kafka, settings.topics()) as producer:
+            await producer.announce(0, b"{")
+        await put_events(settings, [click(user_on(0, 4), "i1")])
+        await all_folded(settings)
+        await everybody_has_a_list(settings)
+        assert running.metric("foldstream_dead_letters_total", code="invalid_json") == 1
+        assert not running.crashed
