@@ -15,6 +15,7 @@ import structlog
 from mode import Service
 
 from agents.catalogue import Catalogue
+from agents.errors import SettingsError
 from agents.exchange import SnapshotReader, SnapshotWriter
 from agents.http.server import HttpServer
 from agents.metrics import Metrics
@@ -89,11 +90,19 @@ async def prepare(settings: Settings) -> None:
 
 
 async def prepare_topics(settings: Settings) -> None:
-    """Create the topics that are missing; warn of settings that differ from what we declare."""
+    """Create the topics that are missing; warn of settings that differ from what we declare.
+
+    Raises SettingsError where the partition count differs.
+    """
     report = await ensure_topics(settings.kafka, settings.topics().all(), settings.replication)
     for name in report.created:
         logger.info("topic created", topic=name)
+    topics = settings.topics()
     for drift in report.drift:
+        # The catalogue and the dead letters may have any count; the others find users by it.
+        by_user = drift.topic not in (topics.items.name, topics.dead_letters.name)
+        if drift.setting == "partitions" and by_user:
+            raise SettingsError(str(drift))  # users would be looked for where they are not
         logger.warning("topic differs from what we declare", drift=str(drift))
 
 
@@ -219,24 +228,20 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         worker.updater.before_hand_back = worker.snapshots.write
         services += [model, worker.updater, worker.snapshots]
+    rules = RankingRules(
+        exclude_out_of_stock=settings.exclude_out_of_stock,
+        exclude_current=settings.exclude_current,
+        exclude_bought=settings.exclude_bought,
+        n_reasons=settings.n_reasons,
+    )
     if roles & {"scorer", "dashboard"}:
         if worker.view is None:
             worker.view = ItemView(shape, config)
             services.append(
                 SnapshotReader(config, store, worker.view, settings.item_snapshot_interval_s)
             )
-        worker.ranking = Ranking(
-            worker.view,
-            worker.catalogue,
-            kinds,
-            RankingRules(
-                exclude_out_of_stock=settings.exclude_out_of_stock,
-                exclude_current=settings.exclude_current,
-                exclude_bought=settings.exclude_bought,
-                n_reasons=settings.n_reasons,
-            ),
-        )
-    if "scorer" in roles and worker.ranking is not None:
+        worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules)
+    if "scorer" in roles and worker.view is not None and worker.ranking is not None:
         scorer_config = ScorerConfig(
             bootstrap=settings.kafka,
             changes_topic=topics.profile_changes.name,
@@ -248,7 +253,13 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             model_name=f"{settings.generation}/{fingerprint_of(settings)[:12]}",
             now_ms=wall_clock_ms,
         )
-        worker.scorer = ScoringService(scorer_config, worker.ranking, store, producer, metrics)
+        worker.scorer = ScoringService(
+            scorer_config,
+            Ranking(worker.view, worker.catalogue, kinds, rules),  # its own: it may use a thread
+            store,
+            producer,
+            metrics,
+        )
         worker.answerer = RequestAnswerer(
             scorer_config,
             shape,

@@ -38,6 +38,11 @@ class Catalogue(Service):
     async def on_stop(self) -> None:
         await self._replica.stop()
 
+    @Service.task
+    async def _watch(self) -> None:
+        """A replica that has ended would leave stock and titles as they were for ever."""
+        await self._replica.wait()
+
     def get(self, item_id: str) -> Item | None:
         """What the shop says of an item; None if nothing."""
         return self._items.get(item_id)

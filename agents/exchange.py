@@ -21,6 +21,9 @@ from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
 from profiles.view import ItemView
 
+STILL_S = 2.0
+"""How long a snapshot waits for commits under way; the next one holds the same and more."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -58,15 +61,18 @@ class SnapshotWriter(Service):
         could not be written: the next one is whole."""
         model = self._model
         async with model.saving:
-            async with model.stillness.still():
+            async with model.stillness.still(STILL_S) as quiet:
                 fold = self._folds.get(0)
                 if fold is None or model.tainted or model.learned_to == self._written_to:
+                    return False
+                if not quiet:
+                    logger.warning("item snapshot put off", reason="a commit waits for its store")
                     return False
                 items, learned_to = model.items, dict(model.learned_to)
                 snapshot = await model.run(items.snapshot)
             try:
-                await self._store.write_item_snapshot(
-                    fold.claim, snapshot.header, snapshot.chunks, learned_to
+                version = await self._store.write_item_snapshot(
+                    fold.claim, snapshot.header, snapshot.chunks, learned_to, snapshot.n_chunks
                 )
             except (StoreAway, StoreWentBack, Fenced) as error:
                 await model.run(items.mark_unsaved)
@@ -76,6 +82,7 @@ class SnapshotWriter(Service):
                 # It may have been written; a stop makes one more, which must not rely on it.
                 await model.run(items.mark_unsaved)
                 raise
+            model.note_snapshot(version)
             self._written_to = learned_to
         self._metrics.snapshots.inc()
         self._metrics.snapshot_time.set(self._now_ms() / 1_000)
@@ -97,7 +104,7 @@ class SnapshotReader(Service):
         self._store = store
         self._view = view
         self._interval_s = interval_s
-        self._next_offsets: dict[int, int] = {}
+        self._version: str | None = None
 
     async def on_start(self) -> None:
         await self.read()
@@ -112,9 +119,12 @@ class SnapshotReader(Service):
                 logger.warning("item snapshot not read", reason=str(away))
 
     async def read(self) -> None:
-        """Take the newest snapshot, if it is newer than ours."""
+        """Take the newest snapshot, if it isn't the one we have."""
+        version = await self._store.item_snapshot_version()
+        if version is None or version == self._version:
+            return
         found = await self._store.read_item_snapshot()
-        if found is None or found.next_offsets == self._next_offsets:
+        if found is None:
             return
         delta = await asyncio.to_thread(
             lambda: ItemTable.restore(
@@ -123,4 +133,4 @@ class SnapshotReader(Service):
         )
         self._view.reset()
         self._view.apply(delta)
-        self._next_offsets = dict(found.next_offsets)
+        self._version = found.version

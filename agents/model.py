@@ -1,14 +1,15 @@
 """The item table and its one writer: the model thread.
 
-Owns the thread in which everything that changes item vectors happens, the read-only view that
-scorers use, and the item snapshots. `still` is how a snapshot waits until nothing folded is
-waiting for its commit: what was not committed never enters a snapshot (and so never another
-process).
+Owns the order in which everything that changes item vectors happens (in the thread, or in the
+event loop while the thread has nothing to do), the read-only view that scorers use, and the way
+back to the last snapshot. `still` is how a snapshot waits until nothing folded is waiting for its
+commit: what was not committed never enters a snapshot (and so never another process).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,9 @@ Result = TypeVar("Result")
 
 LEAST_PAUSE_S = 0.02
 """Between two looks of the readers' view: less than a person sees, more than a look costs."""
+
+QUIET_S = 0.05
+"""How long a look of the readers' view waits for commits under way: ten times an ordinary one."""
 
 logger = structlog.get_logger(__name__)
 
@@ -61,16 +65,25 @@ class Stillness:
                 self._none_open.set()
 
     @asynccontextmanager
-    async def still(self) -> AsyncIterator[None]:
-        """Nothing is between fold and commit while this is held, and nobody else is still."""
+    async def still(self, within_s: float) -> AsyncIterator[bool]:
+        """Whether nothing is between fold and commit while this is held.
+
+        within_s: how long to wait for that. A commit may wait for its store for hours, and must
+        not stop the partitions whose store answers; then this gives False, and holds nobody back.
+        """
         async with self._alone:
             self._held = True
             self._let_go.clear()
             try:
-                while self._open:
-                    self._none_open.clear()
-                    await self._none_open.wait()
-                yield
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(within_s):
+                        while self._open:
+                            self._none_open.clear()
+                            await self._none_open.wait()
+                if self._open:
+                    self._held = False
+                    self._let_go.set()
+                yield self._held
             finally:
                 self._held = False
                 self._let_go.set()
@@ -94,6 +107,8 @@ class Model(Service):
         # Held from taking a snapshot to its last byte, and by `take_back`: else the table goes back
         # to a snapshot that is just being replaced, and the next one mixes chunks of both.
         self.saving = asyncio.Lock()
+        self._viewing = asyncio.Lock()  # held from taking what changed until readers see it
+        self._snapshot_version: str | None = None  # of the snapshot that the table came from
         self._committed = asyncio.Event()
         self._store = store
         self._metrics = metrics
@@ -138,9 +153,11 @@ class Model(Service):
             await self.wait(self._committed)
             self._committed.clear()
             began = time.perf_counter()
-            async with self.stillness.still():
-                if not self.tainted:
+            async with self.stillness.still(QUIET_S) as quiet, self._viewing:
+                if quiet and not self.tainted:
                     self._publish(await self.run(self.items.take_delta))
+                else:
+                    self._committed.set()  # what was committed is still to be seen
             await self.sleep(max(LEAST_PAUSE_S, 20 * (time.perf_counter() - began)))
 
     def _publish(self, delta: ItemDelta) -> None:
@@ -160,11 +177,28 @@ class Model(Service):
         positions: by partition, the next_offset of those that go on from where they are; what
         they have learned since the snapshot is lost, and counted. Raises StoreAway: still tainted.
         """
-        async with self.saving, self.stillness.still():
+        async with self.saving:
             if self.tainted:
-                await self.restore()
-                for partition, next_offset in positions().items():
-                    self.reconcile(partition, next_offset)
+                await self._go_back(positions)
+
+    async def catch_up(self, positions: Callable[[], Mapping[int, int]]) -> None:
+        """On becoming the writer of snapshots: go on from the newest, if it isn't ours.
+
+        Else our table, which never saw what the writer before us learned last, would replace it.
+        Raises StoreAway.
+        """
+        async with self.saving:
+            if await self._store.item_snapshot_version() != self._snapshot_version:
+                await self._go_back(positions)
+
+    def note_snapshot(self, version: str) -> None:
+        """The table was written as this snapshot."""
+        self._snapshot_version = version
+
+    async def _go_back(self, positions: Callable[[], Mapping[int, int]]) -> None:
+        await self.restore()
+        for partition, next_offset in positions().items():
+            self.reconcile(partition, next_offset)
 
     async def restore(self) -> None:
         """Go back to the last snapshot: at start; later by `take_back`. Raises StoreAway."""
@@ -179,9 +213,11 @@ class Model(Service):
                 )
             return table, table.take_delta()
 
-        self.items, delta = await self.run(take)
-        self.learned_to = dict(found.next_offsets) if found else {}
-        self.tainted = False
-        self.view.reset()
-        self._publish(delta)
+        async with self._viewing:
+            self.items, delta = await self.run(take)
+            self.learned_to = dict(found.next_offsets) if found else {}
+            self._snapshot_version = found.version if found else None
+            self.tainted = False
+            self.view.reset()
+            self._publish(delta)
         logger.info("item table restored", items=len(self.view), from_snapshot=found is not None)

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from agents.errors import AgentsError
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.translate import Translator
-from profiles.errors import StoreAway
+from profiles.errors import DivergedError, ProfilesError, StoreAway
 from profiles.fold import FoldReport, fold_batch
 from profiles.interactions import MAX_KINDS, Kinds
+from profiles.items import ItemTable
 from profiles.seen import SeenRing
 from profiles.store import Acquired, CommitBatch, LogPosition, ProfileStore
 from profiles.store_checkpoint import with_last
@@ -61,6 +64,23 @@ class Announcer(Protocol):
         """Dead letters: returns once the broker has acknowledged all of them."""
 
 
+class FoldFault(AgentsError):
+    """An error of ours in decoding or folding a batch: this partition stops, the others go on."""
+
+
+@contextmanager
+def our_fault(doing: str) -> Iterator[None]:
+    """Whatever goes wrong in code of ours that does no I/O is a fault in the fold."""
+    try:
+        yield
+    except ProfilesError as error:
+        if not isinstance(error, DivergedError):
+            raise
+        raise FoldFault(f"{doing}: {error}") from error
+    except Exception as error:
+        raise FoldFault(f"{doing}: {error!r}") from error
+
+
 class DeadLetterFlood(StreamsError):
     """More than half of a partition's last messages are bad: it stops before committing them."""
 
@@ -74,6 +94,14 @@ class Limits:
     flood_stop: bool
 
 
+class _News(NamedTuple):
+    """Events that were not folded before, with their messages' offsets and append times."""
+
+    events: list[Event]
+    offsets: list[int]
+    appended_ms: list[int]
+
+
 @dataclass(slots=True)
 class _Folded:
     """What the model thread hands back."""
@@ -82,6 +110,7 @@ class _Folded:
     records: list[tuple[str, bytes]]
     users: list[ChangedUser]
     kinds: NDArray[np.int64]  # (MAX_KINDS,) events by kind
+    items: ItemTable  # that learned from them
 
 
 class PartitionFold:
@@ -112,6 +141,7 @@ class PartitionFold:
         self.state = "running"
         self.fault: str | None = None
         self.pending = False  # profiles and items hold what is not (surely) committed
+        self._began: float | None = None  # monotonic time at which the batch in work began
         self.n_events = 0
         self.n_dead_letters = 0
         self._log = log
@@ -142,28 +172,55 @@ class PartitionFold:
 
         Raises Fenced, StoreWentBack (the batch is taken back by dropping this object and
         restoring the model), StoreAway and BrokerAway only once `give_up` is set, DeadLetterFlood,
-        RecordCorrupt and DivergedError (this partition stops). Whenever the batch had been folded
+        RecordCorrupt and FoldFault (this partition stops). Whenever the batch had been folded
         but not committed, the object stays `pending` and the model is tainted.
         """
         self.read_to = raw.end
-        batch = self._codec.decode_batch(raw)
-        if batch.rejects:
+        with self._at_work():
+            with our_fault(f"decoding [{raw.start}, {raw.end})"):
+                batch = self._codec.decode_batch(raw)
             await self._set_aside(batch)
-        async with self._model.stillness.folding():
-            keep = self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
-            events, offsets, appended = batch.events, batch.offsets, batch.appended_ms
-            if not keep.all():
-                new = keep.tolist()
-                events = list(compress(events, new))
-                offsets = list(compress(offsets, new))
-                appended = list(compress(appended, new))
-            try:
-                folded = await self._fold(events, offsets, appended)
-                await self._commit(batch, raw, folded)
-            finally:
-                if self.pending:  # before anybody else may be still
-                    self._model.tainted = True
-        self._metrics.repeats.inc(len(batch.events) - len(events))
+            await self.finish()  # the outbox holds one announcement: the one before must be out
+            with our_fault(f"looking for repeats in [{batch.start}, {batch.end})"):
+                news = self._news(batch)
+            if news.events:
+                await self._gather([event.user_id for event in news.events])
+            # Nothing in here waits for anything but the model thread and the commit: a snapshot
+            # waits for it.
+            async with self._model.stillness.folding():
+                try:
+                    folded = await self._fold(news) if news.events else None
+                    await self._commit(batch, raw, folded)
+                finally:
+                    if self.pending:  # before anybody else may be still
+                        self._model.tainted = True
+        self._metrics.repeats.inc(len(batch.events) - len(news.events))
+
+    def _news(self, batch: EventBatch) -> _News:
+        """What of a batch was not folded before."""
+        keep = self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
+        if keep.all():
+            return _News(batch.events, batch.offsets, batch.appended_ms)
+        new = keep.tolist()
+        return _News(
+            list(compress(batch.events, new)),
+            list(compress(batch.offsets, new)),
+            list(compress(batch.appended_ms, new)),
+        )
+
+    def stuck_s(self) -> float:
+        """Seconds that the batch in work has taken, not counting one that waits for a neighbour."""
+        if self._began is None or self.state != "running":
+            return 0.0
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
 
     async def finish(self) -> None:
         """Wait for the last announcement; the next owner would repeat it otherwise.
@@ -182,7 +239,7 @@ class PartitionFold:
     async def _set_aside(self, batch: EventBatch) -> None:
         """Dead letters are acknowledged before the commit passes them."""
         bad = [reject for reject in batch.rejects if reject.code not in NOT_BAD]
-        flooded = self._flood.observe(len(batch.events), len(bad))
+        flooded = self._flood.observe(len(batch) + len(batch.rejects) - len(bad), len(bad))
         if flooded and self._limits.flood_stop:
             first = bad[0].record.offset if bad else batch.start
             raise DeadLetterFlood(
@@ -190,6 +247,8 @@ class PartitionFold:
                 f"newest from offset {first} on ({bad[0].code if bad else 'unknown'}); mend the "
                 "producer, or set flood_stop=false to set them all aside and go on"
             )
+        if not batch.rejects:
+            return
         rejects = batch.rejects
         await self._see_through(
             asyncio.ensure_future(self._send(lambda: self._announcer.set_aside(rejects)))
@@ -198,24 +257,21 @@ class PartitionFold:
             self._metrics.dead_letters.labels(reject.code).inc()
         self.n_dead_letters += len(batch.rejects)
 
-    async def _fold(
-        self, events: list[Event], offsets: list[int], appended: list[int]
-    ) -> _Folded | None:
-        if not events:
-            return None
-        await self._gather([event.user_id for event in events])
-        items_model = self._model
+    async def _fold(self, news: _News) -> _Folded:
+        """Translate and fold in the model thread; every user's record is in the cache."""
+        model = self._model
+        events, offsets, appended = news.events, news.offsets, news.appended_ms
         self.pending = True
 
         def job() -> _Folded:
             interactions = self._translator.translate(
-                self.partition, events, offsets, appended, self._profiles, items_model.items
+                self.partition, events, offsets, appended, self._profiles, model.items
             )
             report = fold_batch(
                 self._profiles,
-                items_model.items,
+                model.items,
                 interactions,
-                items_model.config,
+                model.config,
                 self._watermark_ms,
             )
             user_ids = self._profiles.user_ids(report.user_rows)
@@ -229,9 +285,11 @@ class PartitionFold:
                 records=list(zip(user_ids, packed, strict=True)),
                 users=users,
                 kinds=np.bincount(interactions.kind, minlength=MAX_KINDS),
+                items=model.items,
             )
 
-        return await items_model.run(job, small=len(events) <= SMALL_BATCH)
+        with our_fault(f"folding offsets {offsets[0]} to {offsets[-1]}"):
+            return await model.run(job, small=len(events) <= SMALL_BATCH)
 
     async def _gather(self, user_ids: list[str]) -> None:
         """Bring every user's record into the cache; those nobody has seen start afresh."""
@@ -249,7 +307,6 @@ class PartitionFold:
         self._profiles.load(missing, records)
 
     async def _commit(self, batch: EventBatch, raw: RawBatch, folded: _Folded | None) -> None:
-        await self.finish()  # the outbox holds one announcement: the one before must be out
         messages = []
         watermark_ms = self._watermark_ms
         if folded is not None:
@@ -296,6 +353,8 @@ class PartitionFold:
         for code in np.flatnonzero(folded.kinds).tolist():
             self._metrics.folded.labels(self._kinds.name(code)).inc(int(folded.kinds[code]))
         self._metrics.learned.inc(folded.report.n_learned)
+        if folded.items is not self._model.items:  # taken back meanwhile, for somebody else's sake
+            self._metrics.model_lost.inc(folded.report.n_learned)
         self._metrics.clipped.inc(folded.report.n_clipped)
 
     def _announce(self, messages: list[bytes]) -> None:
@@ -311,9 +370,13 @@ class PartitionFold:
         while True:
             try:
                 await send()
+                if self.state == "waiting for broker":
+                    self.state = "running"
                 return
             except BrokerAway as away:
-                logger.warning("broker away", partition=self.partition, reason=str(away))
+                if self.state != "waiting for broker":
+                    logger.warning("broker away", partition=self.partition, reason=str(away))
+                self.state = "waiting for broker"
                 if await self._given_up(RETRY_S):
                     raise
 

@@ -44,7 +44,7 @@ class Ranked(NamedTuple):
 
 
 class Ranking:
-    """Ranks the items of a view for profiles, given as records."""
+    """Ranks the items of a view for profiles, given as records. One call at a time."""
 
     def __init__(
         self,
@@ -61,6 +61,11 @@ class Ranking:
         self._profiles = ProfileTable(view.shape)  # scratch: the users of one call
         self._allowed: NDArray[np.bool_] | None = None
         self._allowed_for = (-1, -1, -1)
+
+    @property
+    def n_items(self) -> int:
+        """Items that can be ranked."""
+        return len(self._view)
 
     def rank(
         self, user_ids: Sequence[str], records: Sequence[bytes | None], n: int

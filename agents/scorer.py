@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
@@ -25,8 +26,8 @@ from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
 from profiles.record import decode_profile
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
-from streams.codec import decode_change, decode_request
-from streams.errors import BrokerAway, DecodeError
+from streams.codec import decode_change, decode_request, encode
+from streams.errors import BrokerAway, DecodeError, MessageTooLarge
 from streams.events import (
     ChangedUser,
     Recommendation,
@@ -53,6 +54,15 @@ MOST_EMITTING = 8
 
 LAST_WORD_S = 2.0
 """How long a stop waits for it; what stays unacknowledged is emitted again by the next owner."""
+
+CHANGES_AT_ONCE = 500
+"""Messages of `profile-changes` decoded in one go; each may name thousands of users."""
+
+LARGE_PRODUCT = 2_000_000
+"""Users x items beyond which a round is ranked in a thread: 10 ms on the event loop are enough."""
+
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.005, 0.05
+"""Pauses of a request that waits for an event to be folded: they double from first to longest."""
 
 REMEMBER_MS = 1_000
 """Between two commits of positions: what lies in between is emitted again after a crash."""
@@ -104,6 +114,10 @@ class ScoringService(Service):
         self._unacknowledged: dict[int, Waiting] = {}  # by identity: a user may be in two rounds
         self._emitting: set[asyncio.Task[None]] = set()
         self._pace = Pace()
+        self._following: asyncio.Task[None]
+        self._broken: asyncio.Future[None]
+        self._n_served = 0
+        self._remembered = 0  # of them when the positions were last committed
         self._remembered_ms = 0
         self.progress_ms = config.now_ms()
 
@@ -112,7 +126,25 @@ class ScoringService(Service):
         """Users whose profile changed and who have no new list yet, as far as was read."""
         return len(self._pending)
 
+    async def on_start(self) -> None:
+        # Not a task of mode's: those are cancelled at a stop, and ours has a last word to say.
+        self._broken = asyncio.get_running_loop().create_future()
+        self._following = asyncio.create_task(self._follow(), name="scorer")
+
+    async def on_stop(self) -> None:
+        await asyncio.wait((self._following,), timeout=2 * LAST_WORD_S)
+        if not self._following.done():
+            self._following.cancel()
+            await asyncio.wait((self._following,))
+
     @Service.task
+    async def _watch(self) -> None:
+        """An error that nobody has an answer for ends the worker."""
+        await asyncio.wait((self._following, self._broken), return_when=asyncio.FIRST_COMPLETED)
+        for ended in (self._following, self._broken):
+            if ended.done():
+                ended.result()
+
     async def _follow(self) -> None:
         consumer = AIOKafkaConsumer(
             self._config.changes_topic,
@@ -134,21 +166,27 @@ class ScoringService(Service):
         finally:
             for task in self._emitting:
                 task.cancel()
-            if consumer._coordinator is not None:
-                # As in `BatchConsumer.stop`: only a member without a static name says goodbye.
-                consumer._coordinator._group_instance_id = None
-            await stop_consumer(consumer)
+            await stop_consumer(consumer, leave=True)
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
         """Take in what has changed, serve the next users, remember how far we came."""
         if len(self._pending) < PENDING_USERS:
-            fetched = await consumer.getmany(timeout_ms=0 if self._pending else 200)
+            fetched = await consumer.getmany(
+                timeout_ms=0 if self._pending else 200, max_records=CHANGES_AT_ONCE
+            )
             for partition, records in fetched.items():
                 for record in records:
                     self._take(partition.partition, record.offset, record.value)
         self.progress_ms = self._config.now_ms()
-        if not self._pending:
-            return
+        if self._pending:
+            await self._serve()
+        if self._remembered < self._n_served and (
+            self._config.now_ms() - self._remembered_ms >= REMEMBER_MS
+        ):
+            await self._remember(consumer)
+
+    async def _serve(self) -> None:
+        """The next users, oldest change first."""
         turn = list(islice(self._pending.values(), ROUND_USERS))
         try:
             lists = await self._rank(turn)
@@ -158,9 +196,8 @@ class ScoringService(Service):
             return
         for waiting in turn:
             self._pending.pop(waiting.changed.user_id, None)
+        self._n_served += len(turn)
         await self._emit(turn, lists)
-        if self._config.now_ms() - self._remembered_ms >= REMEMBER_MS:
-            await self._remember(consumer)
         if len(turn) < ROUND_USERS:
             await asyncio.sleep(self._pace.pause_s())
 
@@ -190,6 +227,8 @@ class ScoringService(Service):
             if record is not None
         ]
         try:
+            if len(known) * self._ranking.n_items > LARGE_PRODUCT:
+                return await asyncio.to_thread(self._ranked, known)
             return self._ranked(known)
         except (RecordCorrupt, RecordTooNew):
             lists = []  # one user's record must not keep everybody from their lists
@@ -217,20 +256,34 @@ class ScoringService(Service):
             self._unacknowledged[id(waiting)] = waiting
         task = asyncio.create_task(self._send(turn, pushed))
         self._emitting.add(task)
-        task.add_done_callback(self._emitting.discard)
-        if len(self._emitting) >= MOST_EMITTING:
-            await asyncio.wait(self._emitting, return_when=asyncio.FIRST_COMPLETED)
+        task.add_done_callback(self._note_end)
+        while len(self._emitting) >= MOST_EMITTING and not self.should_stop:
+            self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
+            await asyncio.wait(self._emitting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._emitting.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._broken.done():
+            self._broken.set_exception(error)
 
     async def _send(self, turn: Sequence[Waiting], pushed: Sequence[Recommendation]) -> None:
         """Until the broker has them, however long it is away; again may mean twice."""
+        refused = 0
         while True:
             try:
                 await self._producer.send_recommendations(pushed)
                 break
             except BrokerAway as away:
                 logger.warning("cannot emit yet", reason=str(away))
-                self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
                 await asyncio.sleep(0.5)
+            except MessageTooLarge as error:
+                # The others of this round may be out already: again is harmless.
+                logger.error("list not emitted", reason=str(error))
+                small = [one for one in pushed if len(encode(one)) <= error.max_bytes]
+                refused += len(pushed) - len(small)
+                if len(small) == len(pushed):
+                    raise
+                pushed = small
         for waiting in turn:
             del self._unacknowledged[id(waiting)]
         done_ms = self._config.now_ms()
@@ -239,6 +292,7 @@ class ScoringService(Service):
             if appended_ms is not None:
                 self._metrics.observe_freshness(done_ms - appended_ms)
         self._metrics.recommendations.labels("push").inc(len(pushed))
+        self._metrics.requests_failed.inc(refused)
 
     def _pushed(self, waiting: Waiting, ranked: Ranked, scored_ms: int) -> Recommendation:
         changed = waiting.changed
@@ -262,20 +316,26 @@ class ScoringService(Service):
         )
 
     async def _remember(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit, for each partition, the position before its first user still waiting."""
+        """Commit, for each partition, the position before its first user without an emitted list.
+
+        What could not be committed is only emitted again.
+        """
         self._remembered_ms = self._config.now_ms()
+        n_served = self._n_served - len(self._unacknowledged)
         try:
-            positions = {
-                partition: await consumer.position(partition) for partition in consumer.assignment()
-            }
-            for waiting in chain(self._pending.values(), self._unacknowledged.values()):
-                partition = TopicPartition(self._config.changes_topic, waiting.partition)
-                if partition in positions:
-                    positions[partition] = min(positions[partition], waiting.first_at)
-            await consumer.commit(positions)
-        except (CommitFailedError, IllegalStateError, KafkaError) as error:
-            # A rebalance came between: what was not committed is only emitted again.
-            logger.info("scorer position not committed", reason=str(error))
+            async with asyncio.timeout(LAST_WORD_S):  # aiokafka itself would wait for ever
+                positions = {
+                    partition: await consumer.position(partition)
+                    for partition in consumer.assignment()
+                }
+                for waiting in chain(self._pending.values(), self._unacknowledged.values()):
+                    partition = TopicPartition(self._config.changes_topic, waiting.partition)
+                    if partition in positions:
+                        positions[partition] = min(positions[partition], waiting.first_at)
+                await consumer.commit(positions)
+            self._remembered = n_served
+        except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
+            logger.info("scorer position not committed", reason=repr(error))
 
 
 class RequestAnswerer:
@@ -291,10 +351,10 @@ class RequestAnswerer:
         metrics: Metrics,
         n_partitions: int,
         ready: asyncio.Event,
-        at_once: int = 64,
+        most: int = 5_000,
     ) -> None:
-        """ready: set once the rest of the worker serves. at_once: requests in work; further ones
-        wait in the topic."""
+        """ready: set once the rest of the worker serves. most: requests in work, those that wait
+        for a newer profile included; further ones stay in the topic."""
         self._config = config
         self._shape = shape
         self._ranking = ranking
@@ -303,21 +363,21 @@ class RequestAnswerer:
         self._metrics = metrics
         self._n_partitions = n_partitions
         self._ready = ready
-        self._room = asyncio.Semaphore(at_once)
+        self._most = most
         self._work: set[asyncio.Task[None]] = set()
 
     async def run(self, stream: AsyncIterable[bytes]) -> None:
         """Answer each request of the stream; one that waits doesn't hold up the others."""
         await self._ready.wait()
         async for value in stream:
-            await self._room.acquire()
+            while len(self._work) >= self._most:
+                await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
             task = asyncio.create_task(self._answer_value(value))
             self._work.add(task)
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._work.discard(task)
-        self._room.release()
         if not task.cancelled() and task.exception() is not None:
             logger.error("request not answered", reason=repr(task.exception()))
             self._metrics.requests_failed.inc()
@@ -330,21 +390,43 @@ class RequestAnswerer:
             logger.warning("not a request", code=error.code, reason=error.detail)
             return
         answer = await self.answer(request)
-        await self._producer.send_recommendation(answer)
+        try:
+            await self._producer.send_recommendation(answer)
+        except MessageTooLarge as error:
+            await self._producer.send_recommendation(
+                msgspec.structs.replace(answer, items=[], error="answer_too_large")
+            )
+            logger.warning("answer too large", request=request.request_id, reason=str(error))
+        if answer.error is not None:
+            self._metrics.requests_failed.inc()
         self._metrics.recommendations.labels(answer.kind).inc()
 
     async def answer(self, request: Request) -> Recommendation:
         """The answer to one request, from a profile at least as new as it asks for if that
-        comes in time."""
-        partition = partition_of(request.user_id, self._n_partitions)
-        record = await self._record(partition, request)
-        if isinstance(request, RecommendRequest):
-            ranked = self._ranking.rank([request.user_id], [record], request.n)[0]
-        else:
-            ranked = self._ranking.rerank(request.user_id, record, request.candidates, request.n)
-        offset = -1 if ranked.profile_offset is None else ranked.profile_offset
+        comes in time.
+
+        error: ``older_profile`` (it did not; the list is from the older one), ``store_away`` or
+        ``profile_unreadable`` (no list).
+        """
+        error = None
+        ranked = Ranked(None, [])
+        try:
+            record, is_late = await self._record(request)
+            error = "older_profile" if is_late else None
+            if isinstance(request, RecommendRequest):
+                ranked = self._ranking.rank([request.user_id], [record], request.n)[0]
+            else:
+                ranked = self._ranking.rerank(
+                    request.user_id, record, request.candidates, request.n
+                )
+        except StoreAway as away:
+            logger.warning("request without a profile", reason=str(away))
+            error = "store_away"
+        except (RecordCorrupt, RecordTooNew) as unreadable:
+            logger.error("profile not read", reason=str(unreadable))
+            self._metrics.profiles_unreadable.inc()
+            error = "profile_unreadable"
         now_ms = self._config.now_ms()
-        late = request.after_offset is not None and offset < request.after_offset
         return Recommendation(
             recommendation_id=request.request_id,
             request_id=request.request_id,
@@ -353,21 +435,42 @@ class RequestAnswerer:
             kind="recommend" if isinstance(request, RecommendRequest) else "rerank",
             items=ranked.items,
             profile_offset=ranked.profile_offset,
-            error="older_profile" if late else None,
+            error=error,
             model=self._config.model_name,
             stamps=Stamps(scored_ms=now_ms, emitted_ms=now_ms),
         )
 
-    async def _record(self, partition: int, request: Request) -> bytes | None:
-        """The user's record; waits up to `wait_ms` until it has folded `after_offset`."""
+    async def _record(self, request: Request) -> tuple[bytes | None, bool]:
+        """The user's record, and whether it is older than asked for after `wait_ms`.
+
+        Raises StoreAway when the store gave no answer within `wait_ms`.
+        """
+        partition = partition_of(request.user_id, self._n_partitions)
         deadline_ms = self._config.now_ms() + request.wait_ms
-        wanted = request.after_offset
+        pause_s = FIRST_LOOK_S
         while True:
-            record = (await self._store.read_many(partition, [request.user_id]))[0]
-            if wanted is None or self._config.now_ms() >= deadline_ms:
-                return record
-            if record is not None:
-                profile = decode_profile(record, self._shape, request.user_id)
-                if profile.last_offset >= wanted:
-                    return record
-            await asyncio.sleep(0.005)  # a commit takes about a millisecond; 5 keeps the store idle
+            in_time = self._config.now_ms() < deadline_ms
+            try:
+                # The position first: a record read after it knows all that it says.
+                reached = await self._reached(partition, request.after_offset)
+                if reached or not in_time:
+                    record = (await self._store.read_many(partition, [request.user_id]))[0]
+                    return record, not (reached or self._knows(record, request))
+            except StoreAway:
+                if not in_time:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+
+    async def _reached(self, partition: int, after_offset: int | None) -> bool:
+        """Whether everything up to that offset is folded, set aside, or known as a repeat."""
+        if after_offset is None:
+            return True
+        checkpoint = await self._store.read_checkpoint(partition)
+        return checkpoint is not None and checkpoint.next_offset > after_offset
+
+    def _knows(self, record: bytes | None, request: Request) -> bool:
+        if record is None or request.after_offset is None:
+            return request.after_offset is None
+        profile = decode_profile(record, self._shape, request.user_id)
+        return profile.last_offset >= request.after_offset

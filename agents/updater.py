@@ -20,9 +20,16 @@ from xxhash import xxh3_64_intdigest
 
 from agents.metrics import Metrics
 from agents.model import Model
-from agents.partition_fold import RETRY_S, Announcer, DeadLetterFlood, Limits, PartitionFold
+from agents.partition_fold import (
+    RETRY_S,
+    Announcer,
+    DeadLetterFlood,
+    FoldFault,
+    Limits,
+    PartitionFold,
+)
 from agents.translate import Translator
-from profiles.errors import DivergedError, Fenced, RecordCorrupt, StoreAway, StoreWentBack
+from profiles.errors import Fenced, RecordCorrupt, StoreAway, StoreWentBack
 from profiles.interactions import Kinds
 from profiles.store import Acquired, LogPosition, ProfileStore
 from streams.batch import Reject
@@ -31,7 +38,16 @@ from streams.consumer import BatchConsumer, ConsumerConfig
 from streams.errors import BrokerAway, LogMismatch, OffsetGap, PartitionRevoked
 from streams.log_identity import LogIdentity, log_identity
 from streams.manual_reader import ManualReader
+from streams.pace import Pace
 from streams.producer import Producer
+from streams.reader import LARGE_TURN
+
+ASK_S = 5.0
+"""How long to wait for the coordinator's answer; aiokafka itself would wait for ever."""
+
+COMMITS_PER_S = 300
+"""From here on batches grow instead: a step costs about 0.5 ms however small it is, so 300 of them
+leave most of a core to the rest. With 16 partitions a batch then waits 53 ms at most."""
 
 logger = structlog.get_logger(__name__)
 
@@ -50,7 +66,7 @@ class KafkaAnnouncer(Announcer):
             await self._producer.announce(partition, message)
 
     async def set_aside(self, rejects: Sequence[Reject]) -> None:
-        await self._producer.send_dead_letters(rejects, self._source_topic)
+        await self._producer.send_dead_letters(rejects, self._source_topic, max_bytes=self._max_bytes)
 
 
 @dataclass(slots=True)
@@ -106,6 +122,7 @@ class ProfileUpdater(Service):
         self._reader = ManualReader(consumer_config.bootstrap, consumer_config.topic)
         self._parts = parts
         self.before_hand_back: Callable[[], Awaitable[object]] | None = None
+        self._pace = Pace(COMMITS_PER_S, burst=COMMITS_PER_S // 4)
         self._config = consumer_config
         self._log: LogIdentity
         self._owner = owner
@@ -135,6 +152,11 @@ class ProfileUpdater(Service):
         if fold is None or unread is None:
             return None
         return unread + max(0, fold.read_to - fold.next_offset)
+
+    def progress_age_s(self) -> float:
+        """Seconds since the part of the work that is furthest behind got on; waiting for store or
+        broker doesn't count."""
+        return max([self.consumer.progress_age_s(), *(f.stuck_s() for f in self.folds.values())])
 
     @Service.task
     async def _watch_consumer(self) -> None:
@@ -202,6 +224,8 @@ class ProfileUpdater(Service):
             except (StoreAway, BrokerAway) as away:
                 logger.warning("cannot acquire yet", partition=partition, reason=str(away))
                 await asyncio.sleep(RETRY_S)
+        if partition == 0:
+            await self._catch_up()
         warm = self._warm.pop(partition, None)
         if warm is not None and not (
             acquired.claim.epoch == warm.claim.epoch + 1
@@ -265,6 +289,8 @@ class ProfileUpdater(Service):
                 raw = await self.consumer.next_batch(partition, self._parts.limits.batch_events)
                 await fold.step(raw)
                 self.consumer.request_commit(partition, fold.next_offset)
+                if len(raw) < LARGE_TURN:
+                    await asyncio.sleep(self._pace.pause_s())
             except PartitionRevoked:
                 with contextlib.suppress(BrokerAway):  # then the next owner sends it
                     await fold.finish()
@@ -283,13 +309,15 @@ class ProfileUpdater(Service):
             except (StoreAway, BrokerAway) as away:  # given up: the partition is being handed back
                 logger.warning("batch given up", partition=partition, reason=str(away))
                 return
-            except (DeadLetterFlood, RecordCorrupt) as stop:
+            except (DeadLetterFlood, RecordCorrupt, FoldFault) as stop:
+                logger.error(
+                    "partition stopped",
+                    partition=partition,
+                    reason=str(stop),
+                    exc_info=stop.__cause__,
+                )
                 self._stop_partition(partition, str(stop))
-                return
-            except (DivergedError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-                # A fault of ours. Vectors may be half moved: back to what was committed.
-                logger.exception("fault in the fold", partition=partition)
-                self._stop_partition(partition, f"fault in the fold: {error!r}")
+                # Vectors may be half moved: back to what was committed.
                 await self._take_model_back(fold.give_up.is_set)
                 return
 
@@ -307,10 +335,13 @@ class ProfileUpdater(Service):
             await self._take_model_back(refused.give_up.is_set)
             while True:
                 try:
-                    ours = await self.consumer.still_ours(partition, refused.next_offset)
+                    async with asyncio.timeout(ASK_S):
+                        ours = await self.consumer.still_ours(partition, refused.next_offset)
                     break
-                except BrokerAway as away:
-                    logger.warning("cannot ask the group", partition=partition, reason=str(away))
+                except (BrokerAway, TimeoutError) as away:
+                    logger.warning("cannot ask the group", partition=partition, reason=repr(away))
+                    if refused.give_up.is_set():
+                        return False
                     await asyncio.sleep(RETRY_S)
             if not ours:  # the rebalance under way gives it to us again, or to somebody else
                 return False
@@ -321,6 +352,16 @@ class ProfileUpdater(Service):
         finally:
             self._refused.discard(partition)
         return True
+
+    async def _catch_up(self) -> None:
+        """Partition 0 makes us the writer of item snapshots: go on from the newest."""
+        while True:
+            try:
+                await self._parts.model.catch_up(self._positions)
+                return
+            except StoreAway as away:
+                logger.warning("item snapshot not read yet", reason=str(away))
+                await asyncio.sleep(RETRY_S)
 
     async def _take_model_back(self, give_up: Callable[[], bool]) -> None:
         """Drop what the item table learned from batches that were not committed, if any."""
@@ -345,7 +386,6 @@ class ProfileUpdater(Service):
         fold = self.folds[partition]
         fold.state = "stopped"
         fold.fault = fault
-        logger.error("partition stopped", partition=partition, reason=fault)
 
 
 def wall_clock_ms() -> int:

@@ -36,6 +36,9 @@ def run_worker(settings: Settings) -> None:
         try:
             worker.execute_from_commandline()
         except SystemExit as end:
+            # mode turns every error into exit code 1; ours has a name and a way out.
+            if worker.crash_reason is not None:
+                raise worker.crash_reason from None
             if end.code:
                 raise
 

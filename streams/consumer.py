@@ -135,12 +135,7 @@ class BatchConsumer(PartitionReader):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_COMMIT_S):
                 await self._commit_now()
-        coordinator = self._consumer._coordinator
-        if leave and coordinator is not None:
-            # aiokafka sends LeaveGroup at the right moment (its group task has ended, so nothing
-            # joins again behind it), but never for a static member: so let it be none.
-            coordinator._group_instance_id = None
-        await stop_consumer(self._consumer)
+        await stop_consumer(self._consumer, leave)
 
     def request_commit(self, partition: int, next_offset: int) -> None:
         """Tell Kafka, soon, how far the partition is: for lag tools, nothing else reads it.

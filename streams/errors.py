@@ -27,6 +27,17 @@ class PartitionRevoked(StreamsError):
     """The partition belongs to another worker now: finish what is in flight, start nothing new."""
 
 
+class MessageTooLarge(StreamsError):
+    """One message is larger than its topic takes; the others go through.
+
+    max_bytes: of a value that would have been taken.
+    """
+
+    def __init__(self, detail: str, max_bytes: int) -> None:
+        super().__init__(detail)
+        self.max_bytes = max_bytes
+
+
 class OffsetGap(StreamsError):
     """The log no longer holds (or never held) the offset to go on from: a hard stop."""
 

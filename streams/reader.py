@@ -86,12 +86,18 @@ async def start_client(client: Any, bootstrap: str) -> None:
         raise BrokerAway(f"no answer from Kafka at {bootstrap}: {error}") from error
 
 
-async def stop_consumer(consumer: Any) -> None:
+async def stop_consumer(consumer: Any, leave: bool = False) -> None:
     """Stop an aiokafka consumer, also when its broker is away: within seconds, without an error.
 
+    leave: a static member leaves its group too; otherwise its partitions idle for the session
+    time-out, which is right only before a restart.
     Its own `stop` then waits for the request time-out (20 s), or ends with a CancelledError that
     nobody sent.
     """
+    if leave and consumer._coordinator is not None:
+        # aiokafka sends LeaveGroup at the right moment (its group task has ended, so nothing
+        # joins again behind it), but never for a static member: so let it be none.
+        consumer._coordinator._group_instance_id = None
     stopping = asyncio.ensure_future(consumer.stop())
     done, _ = await asyncio.wait((stopping,), timeout=STOP_S)
     if not done:

@@ -7,6 +7,7 @@ never dead: a restart would not bring the broker back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,6 +39,12 @@ class Neighbours:
     """What the last look at store and broker said; None: it answered (or was not asked yet)."""
 
     causes: dict[str, str] = field(default_factory=dict)
+    answering_since: dict[str, float] = field(default_factory=dict)  # monotonic seconds
+
+    def answering_s(self, name: str) -> float:
+        """For how long the neighbour has answered without a break."""
+        since = self.answering_since.get(name)
+        return 0.0 if since is None else time.monotonic() - since
 
     async def look(self, name: str, ask: Callable[[], Awaitable[object]]) -> None:
         """Ask one neighbour something cheap, and note whether it answered.
@@ -49,29 +56,40 @@ class Neighbours:
             await ask()
         except (ProfilesError, StreamsError) as error:
             self.causes[name] = str(error)
+            self.answering_since.pop(name, None)
         else:
             self.causes.pop(name, None)
+            self.answering_since.setdefault(name, time.monotonic())
 
 
 def progress_ages(worker: Worker, now_ms: int) -> dict[str, float]:
     """Seconds since each loop of this worker last turned, by part."""
     ages = {}
     if worker.updater is not None:
-        ages["updater"] = worker.updater.consumer.progress_age_s()
+        ages["updater"] = worker.updater.progress_age_s()
     if worker.scorer is not None:
         ages["scorer"] = max(0.0, (now_ms - worker.scorer.progress_ms) / 1_000)
     return ages
 
 
-def liveness(worker: Worker, now_ms: int, stalled_s: float = STALLED_S) -> list[Cause]:
+def liveness(
+    worker: Worker, neighbours: Neighbours, now_ms: int, stalled_s: float = STALLED_S
+) -> list[Cause]:
     """Why this process should be restarted; empty while every loop makes progress."""
     if not worker.readiness.reached.is_set():
         return []  # still starting: loops that have not begun can't have stopped
-    return [
+    causes = [
         Cause(part, f"no progress for {age_s:.0f} s (limit {stalled_s:g} s)")
         for part, age_s in progress_ages(worker, now_ms).items()
         if age_s > stalled_s
     ]
+    if worker.updater is not None:
+        fetch_s = worker.updater.consumer.fetch_age_s()
+        if min(fetch_s, neighbours.answering_s("broker")) > stalled_s:
+            causes.append(
+                Cause("updater", f"the broker answers, but no fetch has for {fetch_s:.0f} s")
+            )
+    return causes
 
 
 def readiness(worker: Worker, neighbours: Neighbours) -> list[Cause]:
