@@ -213,8 +213,13 @@ async def test_partitions_revoked_while_the_store_is_away_are_not_folded_twice(
         updater = running.worker.updater
         assert updater is not None
         await until(lambda: not causes(running), "ready")
-        for turn in range(3):
-            store_server.process.pause()
+        await put_events(settings, events[:10_000])
+        await all_folded(settings)  # from here on every user is in memory
+        for turn in (1, 2):
+            if turn == 1:  # surely not applied
+                await asyncio.to_thread(store_server.process.kill)
+            else:  # applied, for all we know, once it goes on
+                store_server.process.pause()
             await put_events(settings, events[turn * 10_000 : (turn + 1) * 10_000])
             await until(
                 lambda: any(fold.state == "waiting for store" for fold in updater.folds.values()),
@@ -226,7 +231,10 @@ async def test_partitions_revoked_while_the_store_is_away_are_not_folded_twice(
                 lambda n=n_rebalances: updater.consumer.n_rebalances > n,  # type: ignore[misc]
                 "revoked and given back",
             )
-            store_server.process.resume()
+            if turn == 1:
+                await asyncio.to_thread(store_server.start)
+            else:
+                store_server.process.resume()
             await until(lambda: not causes(running), "ready again")
         await all_folded(settings)
         assert not running.crashed
