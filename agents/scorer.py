@@ -35,7 +35,7 @@ from streams.events import (
     Request,
     Stamps,
 )
-from streams.pace import Pace
+from streams.pace import QUIET, FetchPace
 from streams.partitioner import partition_of
 from streams.producer import Producer
 from streams.reader import stop_consumer
@@ -113,7 +113,7 @@ class ScoringService(Service):
         self._pending: dict[str, Waiting] = {}
         self._unacknowledged: dict[int, Waiting] = {}  # by identity: a user may be in two rounds
         self._emitting: set[asyncio.Task[None]] = set()
-        self._pace = Pace()
+        self._pace = FetchPace()
         self._following: asyncio.Task[None]
         self._broken: asyncio.Future[None]
         self._n_served = 0
@@ -154,6 +154,8 @@ class ScoringService(Service):
             session_timeout_ms=self._config.session_timeout_ms,
             isolation_level="read_committed",
             enable_auto_commit=False,
+            fetch_min_bytes=QUIET[0],
+            fetch_max_wait_ms=QUIET[1],
             auto_offset_reset="earliest",  # a list too many is harmless, a user left out is not
         )
         await consumer.start()
@@ -177,6 +179,7 @@ class ScoringService(Service):
             for partition, records in fetched.items():
                 for record in records:
                     self._take(partition.partition, record.offset, record.value)
+            self._pace.note(consumer, sum(map(len, fetched.values())))
         self.progress_ms = self._config.now_ms()
         if self._pending:
             await self._serve()
@@ -198,8 +201,6 @@ class ScoringService(Service):
             self._pending.pop(waiting.changed.user_id, None)
         self._n_served += len(turn)
         await self._emit(turn, lists)
-        if len(turn) < ROUND_USERS:
-            await asyncio.sleep(self._pace.pause_s())
 
     def _take(self, partition: int, at: int, value: bytes) -> None:
         """Note who changed; a user still waiting keeps its place and gets the newer profile."""

@@ -29,14 +29,14 @@ from aiokafka.errors import (
 
 from streams.batch import RawBatch
 from streams.errors import BrokerAway, OffsetGap, PartitionRevoked, StreamsError
-from streams.pace import Pace
+from streams.pace import QUIET, FetchPace
 from streams.partition_buffers import PartitionBuffer, State
 from streams.topics import TopicMissing, partition_counts
 
 log = logging.getLogger(__name__)
 
 LARGE_TURN: Final = 500
-"""Messages of a turn that is worth its cost; smaller ones are taken at a pace."""
+"""Messages of a batch that is worth its cost; after smaller ones the pace is watched."""
 
 POLL_MS: Final = 100
 """Longest wait of one turn: so long may a moved end without messages, or a partition that was
@@ -70,7 +70,8 @@ def kafka_consumer(bootstrap: str, client_id: str, **settings: Any) -> Any:
         enable_auto_commit=False,
         isolation_level="read_committed",
         request_timeout_ms=20_000,
-        fetch_max_wait_ms=250,
+        fetch_min_bytes=QUIET[0],
+        fetch_max_wait_ms=QUIET[1],
         fetch_max_bytes=16 * 1024 * 1024,
         max_poll_interval_ms=2**31 - 1,
         **{"auto_offset_reset": "none"} | settings,
@@ -140,7 +141,7 @@ class PartitionReader:
         self._max_poll_records = max_poll_records
         self._buffer_events = buffer_events
         self._buffer_bytes = buffer_bytes
-        self._pace = Pace()
+        self._pace = FetchPace()
         self._consumer: Any = None
         self._buffers: dict[int, PartitionBuffer] = {}
         self._opened_at: dict[int, float] = {}
@@ -367,9 +368,7 @@ class PartitionReader:
                 continue  # closed by a rebalance, or moved by a seek that failed
             if buffer.append(fetched.get(tp, ()), await self._consumer.position(tp)):
                 self._consumer.pause(tp)
-        n_fetched = sum(map(len, fetched.values()))
-        if 0 < n_fetched < LARGE_TURN:
-            await asyncio.sleep(self._pace.pause_s())
+        self._pace.note(self._consumer, sum(map(len, fetched.values())))
 
     def _check_client(self) -> None:
         """Raise what aiokafka's own tasks have to say; a dead one says nothing by itself (#983)."""
