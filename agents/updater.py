@@ -66,7 +66,9 @@ class KafkaAnnouncer(Announcer):
             await self._producer.announce(partition, message)
 
     async def set_aside(self, rejects: Sequence[Reject]) -> None:
-        await self._producer.send_dead_letters(rejects, self._source_topic, max_bytes=self._max_bytes)
+        await self._producer.send_dead_letters(
+            rejects, self._source_topic, max_bytes=self._max_bytes
+        )
 
 
 @dataclass(slots=True)
@@ -177,7 +179,11 @@ class ProfileUpdater(Service):
     async def _take_over(self, partitions: list[int]) -> dict[int, int]:
         """Acquire what the group gave us; returns where to go on reading."""
         await self._take_model_back(lambda: False)  # what was given up before may have left traces
-        starts = await asyncio.gather(*(self._acquire(partition) for partition in partitions))
+        # Partition 0 first: it may bring a newer item table, which others' losses are counted by.
+        first = [await self._acquire(partition) for partition in partitions if partition == 0]
+        rest = [partition for partition in partitions if partition != 0]
+        starts = [*first, *await asyncio.gather(*(self._acquire(partition) for partition in rest))]
+        partitions = [0] * len(first) + rest
         for partition in partitions:
             task = asyncio.create_task(self._follow(partition), name=f"follow-{partition}")
             task.add_done_callback(self._note_end)
@@ -356,6 +362,8 @@ class ProfileUpdater(Service):
     async def _catch_up(self) -> None:
         """Partition 0 makes us the writer of item snapshots: go on from the newest."""
         while True:
+            if 0 not in self.consumer.assigned():
+                raise PartitionRevoked("partition 0 was revoked while it was acquired")
             try:
                 await self._parts.model.catch_up(self._positions)
                 return

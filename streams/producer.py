@@ -18,7 +18,7 @@ from aiokafka.structs import RecordMetadata
 
 from streams.batch import Reject
 from streams.codec import encode
-from streams.dead_letters import dead_letter
+from streams.dead_letters import MAX_VALUE_BYTES, dead_letter
 from streams.errors import BrokerAway, StreamsError
 from streams.events import Event, Impression, Item, Recommendation, Request
 from streams.reader import start_client
@@ -178,12 +178,17 @@ class Producer:
             self.topics.profile_changes.name, value, b"%d" % partition, partition=partition
         )
 
-    async def send_dead_letters(self, rejects: Sequence[Reject], source_topic: str) -> None:
-        """Set messages aside with their reasons; returns once all are acknowledged."""
+    async def send_dead_letters(
+        self, rejects: Sequence[Reject], source_topic: str, max_bytes: int = MAX_VALUE_BYTES
+    ) -> None:
+        """Set messages aside with their reasons; returns once all are acknowledged.
+
+        max_bytes: a longer value travels as its position and SHA-256.
+        """
         topic = self.topics.dead_letters.name
         futures = []
         for reject in rejects:
-            letter = dead_letter(reject, source_topic)
+            letter = dead_letter(reject, source_topic, max_bytes)
             futures.append(await self._queue(topic, letter.value, letter.key, letter.headers))
         await self._acknowledged(futures)
 
