@@ -5,8 +5,9 @@ bytes; no I/O. What stays true: every field can be read by people (``HGETALL``) 
 
 The checkpoint is a hash: ``next_offset``, ``epoch``, ``watermark_ms`` (decimal), ``owner`` (32
 hexadecimal digits), ``fingerprint``, ``log_cluster_id``, ``log_topic``, ``log_n_partitions``,
-``log_last_offset``, ``log_last_timestamp_ms``, ``log_last_key_hash``. The outbox is a MessagePack
-array of byte strings.
+``log_last_offset``, ``log_last_timestamp_ms``, ``log_last_key_hash``; ``torn`` only where a commit
+was applied in part (docs/decisions/0022-no-half-commit.md). The outbox is a MessagePack array of
+byte strings.
 """
 
 from __future__ import annotations

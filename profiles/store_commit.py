@@ -2,12 +2,15 @@
 
 Owns the order of the commands; what they mean is `store_checkpoint`'s. What stays true: nothing is
 written unless the checkpoint, at the moment of EXEC, is exactly what it was when it was last read,
-named this claim and stood at the batch's start.
+named this claim and stood at the batch's start; and nothing by halves, although the store goes on
+behind a command that fails inside MULTI: what could make one fail is looked at under the same
+WATCH (docs/decisions/0022-no-half-commit.md).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -36,7 +39,8 @@ from profiles.store_checkpoint import (
     refusal,
 )
 from profiles.store_keys import Keys
-from profiles.store_link import Link, Topology, pack, store_error
+from profiles.store_link import Link, pack, store_error
+from profiles.store_topology import Topology
 
 T = TypeVar("T")
 
@@ -44,6 +48,9 @@ Step = Callable[[str], Awaitable[None]]
 """Called between the steps of a commit ("watched", "sending", "answered"): where tests stop it."""
 
 MULTI, EXEC = pack("MULTI"), pack("EXEC")
+
+N_ROW = 3
+"""Replies to the WATCH and the reads under it."""
 
 
 async def unhurried(work: Coroutine[Any, Any, T]) -> T:
@@ -80,8 +87,13 @@ class Fence:
         self._step = step
         self._keys = keys
         self._checkpoint_key = keys.checkpoint[partition]
-        self._watch = pack("WATCH", self._checkpoint_key) + pack(
-            "HMGET", self._checkpoint_key, "epoch", "owner", "next_offset"
+        self._seen_key = keys.seen[partition]
+        # STRLEN is refused for a key of a foreign type, as SETRANGE would be behind MSET. (MSET
+        # and SET replace a key of any type.)
+        self._watch = (
+            pack("WATCH", self._checkpoint_key, self._seen_key)
+            + pack("STRLEN", self._seen_key)
+            + pack("HMGET", self._checkpoint_key, "epoch", "owner", "next_offset", "torn")
         )
         self._link: Link | None = None
         self._row: Row | None = None  # read under a WATCH that still stands; None: read it again
@@ -95,11 +107,20 @@ class Fence:
             # Before the epoch moves: a worker with other settings must not fence the right one.
             # UNWATCH: an acquire wins over whatever happens beside it.
             self._row = None
-            first = [pack("UNWATCH"), pack("HGET", key, "fingerprint")]
-            for reply in (replies := await self._ask(link, first, 2)):
+            outbox_key = self._keys.outbox[self._partition]
+            first = [
+                pack("UNWATCH"),
+                pack("STRLEN", self._seen_key),
+                pack("STRLEN", outbox_key),
+                pack("HMGET", key, "fingerprint", "torn"),
+            ]
+            replies = await self._ask(link, first, 4)
+            for reply, asked in zip(replies, (key, self._seen_key, outbox_key, key), strict=True):
                 if isinstance(reply, ResponseError):
-                    raise await self._refused(reply, "acquire")
-            found = replies[1]
+                    raise await self._refused(reply, f"acquire: {asked.decode()}")
+            found, torn = replies[3]
+            if torn is not None:
+                raise self._torn(torn)
             if found is not None and found.decode() != fingerprint:
                 raise StoreMismatch(
                     f"partition {self._partition}: fingerprint {found.decode()!r} in {key.decode()}"
@@ -116,12 +137,15 @@ class Fence:
                     body.append(pack("HSETNX", key, name, value))
             reads = [
                 pack("HGETALL", key),
-                pack("GET", self._keys.seen[self._partition]),
-                pack("GET", self._keys.outbox[self._partition]),
+                pack("GET", self._seen_key),
+                pack("GET", outbox_key),
             ]
             # An unknown outcome is harmless: the next acquire only counts the epoch once more.
             results = await self._transact(link, [*body, *reads], StoreAway, "acquire")
             assert results is not None
+            for result in results:
+                if isinstance(result, ResponseError):
+                    raise RecordCorrupt(f"acquire: {result}; something else wrote {key.decode()}")
             fields, seen, outbox = results[-3:]
             checkpoint = parse_checkpoint(fields, key)
         assert checkpoint is not None
@@ -147,7 +171,9 @@ class Fence:
                     raise refusal(outcome, row, claim, start)
                 if body is None:
                     body = self._pack(batch)
-                if await self._exec(body, f"commit of partition {claim.partition}"):
+                if await self._exec(
+                    body, f"commit of [{start}, {end}), partition {claim.partition}"
+                ):
                     return
         raise StoreAway(f"partition {claim.partition}: its checkpoint keeps changing")
 
@@ -204,7 +230,7 @@ class Fence:
         """The checkpoint as it stands under our WATCH. Raises StoreAway."""
         link = await self._ready_link()
         if self._row is None:
-            replies = await self._ask(link, [self._watch], 2)
+            replies = await self._ask(link, [self._watch], N_ROW)
             await self._take_row(replies)
             if self._step is not None:
                 await self._step("watched")
@@ -216,7 +242,19 @@ class Fence:
         link = self._link
         assert link is not None
         results = await self._transact(link, body, OutcomeUnknown, what)
-        return results is not None
+        if results is None:
+            return False
+        faults = [result for result in results if isinstance(result, ResponseError)]
+        if not faults:
+            return True
+        self._row = None
+        if len(faults) == len(results):
+            raise store_error(faults[0], what)
+        # The store went on behind it: the rest is applied. Whoever comes next must know.
+        torn = f"{what}: {faults[0]}"
+        with contextlib.suppress(StoreAway):  # then only this process knows, and stops
+            await self._ask(link, [pack("HSET", self._checkpoint_key, "torn", torn)], 1)
+        raise self._torn(torn.encode())
 
     async def _transact(
         self, link: Link, body: list[bytes], broken: type[StoreAway], what: str
@@ -227,7 +265,7 @@ class Fence:
         if self._step is not None:
             await self._step("sending")
         try:
-            replies = await self._ask(link, [MULTI, *body, EXEC, self._watch], n + 4)
+            replies = await self._ask(link, [MULTI, *body, EXEC, self._watch], n + 2 + N_ROW)
         except StoreAway as error:
             raise broken(f"{what}: {error}") from error
         if self._step is not None:
@@ -239,20 +277,17 @@ class Fence:
             raise await self._refused(first, what)
         if not any(isinstance(r, ResponseError) for r in row):
             await self._take_row(row)
-        if results is None:
-            return None
-        for result in results:
-            if isinstance(result, ResponseError):
-                # Redis goes on behind a failed command: only a foreign type of key can do this.
-                raise RecordCorrupt(f"{what}: {result}; something else wrote one of its keys")
-        assert isinstance(results, list)
+        assert results is None or isinstance(results, list)
         return results
 
     async def _take_row(self, replies: list[Any]) -> None:
-        for reply in replies:
+        about = (self._checkpoint_key, self._seen_key, self._checkpoint_key)
+        for reply, key in zip(replies, about, strict=True):
             if isinstance(reply, ResponseError):
-                raise await self._refused(reply, "reading " + self._checkpoint_key.decode())
-        epoch, owner, next_offset = replies[1]
+                raise await self._refused(reply, f"reading {key.decode()}")
+        epoch, owner, next_offset, torn = replies[-1]
+        if torn is not None:
+            raise self._torn(torn)
         try:
             self._row = (
                 int(epoch or 0),
@@ -261,6 +296,13 @@ class Fence:
             )
         except ValueError as error:
             raise RecordCorrupt(f"{self._checkpoint_key.decode()}: {error}") from error
+
+    def _torn(self, torn: bytes) -> RecordCorrupt:
+        return RecordCorrupt(
+            f"{self._checkpoint_key.decode()}: torn: {torn.decode(errors='replace')}; the rest of "
+            "that commit is applied. Rebuild into a new generation, or, if event ids that repeat "
+            "may be folded twice, remove the cause and then the field `torn`"
+        )
 
     async def _refused(self, error: ResponseError, what: str) -> ProfilesError:
         """The error to raise; a slot that went elsewhere takes the link with it."""
@@ -276,11 +318,7 @@ class Fence:
         if link is not None and await link.is_clean():
             return link
         await self._drop()
-        try:
-            link = await self._topology.open(self._topology.address(self._slot))
-        except StoreAway:
-            await self._topology.refresh()
-            raise
+        link = await self._topology.open(await self._topology.locate(self._slot))
         self._link = link
         # If MULTI alone were refused (an ACL), the commands behind it would be applied bare.
         for reply in await self._ask(link, [MULTI, pack("DISCARD")], 2):
@@ -291,6 +329,10 @@ class Fence:
     async def _ask(self, link: Link, payload: list[bytes], n_replies: int) -> list[Any]:
         try:
             return await link.ask(payload, n_replies)
+        except StoreAway:
+            self._topology.doubt(link.address)
+            await self._drop()
+            raise
         except BaseException:
             await self._drop()
             raise

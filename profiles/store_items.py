@@ -23,7 +23,8 @@ from profiles.errors import SnapshotBroken, StoreAway, StoreWentBack
 from profiles.store_checkpoint import Claim
 from profiles.store_commit import Fence
 from profiles.store_keys import Keys, key_slot
-from profiles.store_link import Pool, pack
+from profiles.store_link import pack
+from profiles.store_topology import Pool
 
 N_TRIES = 5
 """Only a reader slower than the snapshots' interval meets a switch; never five in a row."""

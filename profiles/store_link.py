@@ -1,6 +1,6 @@
-"""Connections to the store: one link, the map of a cluster, a pool for what needs no fence.
+"""One connection to one node of the store, and the meaning of its error replies.
 
-Owns sockets, time-outs and the meaning of the store's error replies; knows no key. redis-py
+Owns the socket and the time-out; which node to ask is `store_topology`'s. redis-py
 gives the connection (addresses, TLS, passwords, parser); its clients and pipelines stay out of
 the way, because in cluster mode they repeat a MULTI without its WATCH after a broken socket, and
 cost twice the CPU. What stays true: after any doubt about what a link still has to say
@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     AuthenticationError,
@@ -62,7 +60,10 @@ def store_error(error: ResponseError, what: str) -> ProfilesError:
     if is_elsewhere(error) or code in _PASSING:
         return StoreAway(said)
     if code == "WRONGTYPE":
-        return RecordCorrupt(f"{said}; something else wrote this key")
+        return RecordCorrupt(
+            f"{said}; something else wrote this key: stop it, then remove the key "
+            "(docs/decisions/0022-no-half-commit.md says what that loses)"
+        )
     if isinstance(error, NoPermissionError):
         return StoreMismatch(f"{said}; grant the store's user these commands (ACL)")
     return StoreMismatch(said)
@@ -137,200 +138,6 @@ class Link:
     async def close(self) -> None:
         """Close and wait for it."""
         await self._connection.disconnect()
-
-
-class Topology:
-    """Which node has which slot, and how to connect to it."""
-
-    def __init__(self, url: str, cluster: bool | None, timeout_s: float) -> None:
-        """url: one URL, or several of one cluster separated by commas. cluster: None asks."""
-        try:
-            self._seeds = [dict(parse_url(part.strip())) for part in url.split(",")]
-        except ValueError as error:
-            raise StoreMismatch(f"store URL: {error}") from error
-        self.cluster = cluster
-        self._timeout_s = timeout_s
-        self._owners: list[Address] = []
-        self._masters: list[Address] = [HOME]
-        self._refreshing: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Find out what the server is. Raises StoreAway, StoreMismatch."""
-        link, _ = await self._open_any()
-        try:
-            (info,) = await link.ask([pack("INFO", "server")], 1)
-        finally:
-            await link.close()
-        if isinstance(info, ResponseError):
-            raise store_error(info, "INFO server")
-        is_cluster = b"_mode:cluster" in info
-        if self.cluster is None:
-            self.cluster = is_cluster
-        if self.cluster != is_cluster:
-            here = "a cluster" if is_cluster else "a standalone server"
-            raise StoreMismatch(
-                f"store {link.name} is {here}: set cluster to {str(is_cluster).lower()}"
-            )
-        if self.cluster:
-            await self.refresh()
-
-    def address(self, slot: int) -> Address:
-        """The node that owns a slot, as far as we know."""
-        return self._owners[slot] if self.cluster else HOME
-
-    @property
-    def masters(self) -> list[Address]:
-        """Every node that owns slots."""
-        return self._masters
-
-    @property
-    def name(self) -> str:
-        """The first address of the URL, for messages."""
-        return self._link(self._seeds[0], HOME).name
-
-    async def open(self, address: Address) -> Link:
-        """A new link. Raises StoreAway, StoreMismatch."""
-        arguments = dict(self._seeds[0])
-        if address != HOME:
-            arguments |= {"host": address[0], "port": address[1]}
-        link = self._link(arguments, address)
-        await link.open()
-        return link
-
-    async def refresh(self) -> None:
-        """Ask any node for the map of slots; many callers at once share one question.
-
-        Raises StoreAway when no node answers or a slot has no owner.
-        """
-        if not self.cluster:
-            return
-        if self._refreshing is None:
-            self._refreshing = asyncio.create_task(self._refresh())
-        task = self._refreshing
-        try:
-            await asyncio.shield(task)
-        finally:
-            if task.done() and self._refreshing is task:
-                self._refreshing = None
-
-    async def follow(self, error: ResponseError) -> None:
-        """Learn from a refusal: a new map, and what the refusal itself says. Raises StoreAway."""
-        await self.refresh()
-        if type(error) is MovedError and self._owners:
-            # The node we asked for the map may not have heard of it yet.
-            host = error.host or self._owners[error.slot_id][0]
-            self._owners[error.slot_id] = (host, error.port)
-
-    async def _refresh(self) -> None:
-        link, host = await self._open_any()
-        try:
-            (ranges,) = await link.ask([pack("CLUSTER", "SLOTS")], 1)
-        finally:
-            await link.close()
-        if isinstance(ranges, ResponseError):
-            raise store_error(ranges, "CLUSTER SLOTS")
-        owners: dict[int, Address] = {}
-        for first, last, (name, port, *_), *_ in ranges:
-            # An empty name means "the host you asked".
-            address = (name.decode() if name else host, int(port))
-            owners.update(dict.fromkeys(range(first, last + 1), address))
-        if len(owners) != 16384:
-            raise StoreAway(f"the cluster covers {len(owners)} of 16384 slots")
-        self._owners = [owners[slot] for slot in range(16384)]
-        self._masters = sorted(set(self._owners))
-
-    async def _open_any(self) -> tuple[Link, str]:
-        """A link to any node that answers (known ones first), and its host."""
-        known = [address for address in self._masters if address != HOME]
-        tries = [self._seeds[0] | {"host": host, "port": port} for host, port in known]
-        failure: StoreAway | None = None
-        for arguments in (*tries, *self._seeds):
-            link = self._link(arguments, HOME)
-            try:
-                await link.open()
-            except StoreAway as error:
-                failure = error
-            else:
-                return link, str(arguments.get("host", "localhost"))
-        assert failure is not None
-        raise failure
-
-    def _link(self, arguments: dict[str, Any], address: Address) -> Link:
-        kind = arguments.get("connection_class", Connection)
-        arguments = {k: v for k, v in arguments.items() if k != "connection_class"}
-        # No retry inside redis-py: a repeated MULTI would have lost its WATCH. No time-out inside
-        # either: `Link` has one for the whole round trip, which costs less than one a reply.
-        connection = kind(
-            **{
-                "protocol": 2,
-                "driver_info": None,
-                "socket_connect_timeout": self._timeout_s,
-                **arguments,
-                "socket_timeout": None,
-                "retry": Retry(NoBackoff(), 0),
-            }
-        )
-        return Link(connection, address, self._timeout_s)
-
-
-class Pool:
-    """Links for questions that may be asked twice (reads, and writes under unique keys)."""
-
-    MAX_OPEN = 16
-    """Questions at once; more wait. The store answers one at a time anyhow."""
-
-    def __init__(self, topology: Topology) -> None:
-        self._topology = topology
-        self._idle: dict[Address, list[Link]] = {}
-        self._room = asyncio.Semaphore(self.MAX_OPEN)
-
-    async def ask_slot(
-        self, slot: int, payload: Sequence[bytes], n_replies: int, what: str
-    ) -> list[Any]:
-        """Ask the owner of a slot; follows a slot that moved. A refusal raises its store error.
-
-        payload must be harmless when applied twice. Raises StoreAway, StoreFull, RecordCorrupt,
-        StoreMismatch.
-        """
-        for last in (False, False, True):
-            replies = await self.ask(self._topology.address(slot), payload, n_replies)
-            error = next((r for r in replies if isinstance(r, ResponseError)), None)
-            if error is None:
-                return replies
-            if last or not is_elsewhere(error):
-                raise store_error(error, what)
-            await self._topology.follow(error)
-        raise AssertionError("not reached")
-
-    async def ask(self, address: Address, payload: Sequence[bytes], n_replies: int) -> list[Any]:
-        """Ask one node; refusals stay in the replies. Raises StoreAway."""
-        async with self._room:
-            idle = self._idle.setdefault(address, [])
-            while idle:
-                link = idle.pop()
-                if await link.is_clean():
-                    break
-                await link.drop()  # the server was restarted since: no answer is lost yet
-            else:
-                link = await self._open(address)
-            replies = await link.ask(payload, n_replies)
-            idle.append(link)
-            return replies
-
-    async def _open(self, address: Address) -> Link:
-        try:
-            return await self._topology.open(address)
-        except StoreAway:
-            # The node may be gone for good; the next call then asks its successor.
-            await self._topology.refresh()
-            raise
-
-    async def close(self) -> None:
-        """Close all idle links; questions under way end by themselves."""
-        links = [link for idle in self._idle.values() for link in idle]
-        self._idle.clear()
-        for link in links:
-            await link.close()
 
 
 def _told(error: BaseException) -> str:

@@ -13,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from profiles.errors import StoreAway, StoreMismatch
 from profiles.store_keys import Keys, key_slot, partition_tags
-from profiles.store_link import HOME, Address, Pool, Topology, pack, store_error
+from profiles.store_link import HOME, Address, pack, store_error
+from profiles.store_topology import Pool, Topology
 
 SCAN_COUNT = 1000
 """Keys looked at in one step: under a millisecond of the store's time."""
@@ -67,10 +68,10 @@ class Survey:
         seen: set[bytes] = set()
         if partition is None:
             pattern = self._keys.all_records
-            nodes = self._topology.masters
+            nodes = await self._topology.locate_masters()
         else:
             pattern = self._keys.records_pattern(partition)
-            nodes = [self._topology.address(self._keys.slot[partition])]
+            nodes = [await self._topology.locate(self._keys.slot[partition])]
         heads = {head: p for p, head in enumerate(self._keys.record_head)}
         for node in nodes:
             async for found in self._scan(node, pattern):
@@ -93,7 +94,7 @@ class Survey:
     async def drop(self, pattern: bytes) -> int:
         """Remove all keys of a pattern; returns how many."""
         n_removed = 0
-        for node in self._topology.masters:
+        for node in await self._topology.locate_masters():
             async for keys in self._scan(node, pattern):
                 # One command a key: in a cluster they lie in different slots.
                 for key, reply in zip(
@@ -151,7 +152,7 @@ class Survey:
 
     async def server_facts(self) -> list[ServerFacts]:
         """What each master says about itself. Raises StoreAway."""
-        return [await self._facts(node) for node in self._topology.masters]
+        return [await self._facts(node) for node in await self._topology.locate_masters()]
 
     async def _facts(self, node: Address) -> ServerFacts:
         settings = ("maxmemory", "maxmemory-policy", "appendfsync")

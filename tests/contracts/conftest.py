@@ -187,8 +187,8 @@ class Proxy:
             self.delivered.set()
 
     async def _until_applied(self, server: asyncio.StreamReader) -> None:
-        # The HMGET sent behind EXEC answers with an array of three.
-        await server.readuntil(b"*3\r\n")
+        # The HMGET sent behind EXEC answers with an array of four.
+        await server.readuntil(b"*4\r\n")
 
     async def _pass_down(
         self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter

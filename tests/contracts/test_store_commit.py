@@ -6,9 +6,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+import redis
 
 from profiles.errors import Fenced, StoreMismatch, StoreWentBack
 from profiles.store import Claim, CommitBatch, LogPosition, Outcome, ProfileStore
+from streams.embedded.store import StoreServer
 
 
 async def test_a_fresh_partition_starts_at_offset_zero(url, connect, owner):
@@ -217,6 +219,41 @@ async def test_a_released_partition_can_be_acquired_again(url, connect, owner, b
 
 async def test_nothing_asked_is_nothing_read(url, connect):
     assert await (await connect(url)).read_many(0, []) == []
+
+
+async def test_profiles_of_many_partitions_are_read_at_once(url, connect, owner, batch):
+    """In the order asked for, repeats and strangers included, however partitions mix."""
+    store = await connect(url)
+    for p in range(6):
+        claim = (await store.acquire(p, owner())).claim
+        await store.commit(claim, batch(0, 5, **{f"u{i}": b"%d-%d" % (p, i) for i in range(4)}))
+    wanted = [(p, f"u{i}") for i in range(5) for p in (5, 0, 3, 0, 1)]  # u4 has no profile
+    expected = [b"%d-%d" % (p, i) if i < 4 else None for i in range(5) for p in (5, 0, 3, 0, 1)]
+    assert await store.read_across(wanted) == expected
+    assert await store.read_across([(2, "nobody"), (2, "nobody")]) == [None, None]
+    assert await store.read_across([]) == []
+
+
+async def test_a_server_is_asked_once_for_all_partitions(standalone: StoreServer, connect):
+    store = await connect(standalone.url)
+    with redis.Redis.from_url(standalone.url) as plain:
+        before = plain.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
+        await store.read_across([(i % 6, f"u{i}") for i in range(600)])
+        assert plain.info("commandstats")["cmdstat_mget"]["calls"] == before + 1
+
+
+async def test_more_keys_than_one_command_takes_are_read_in_their_order(
+    url, connect, owner, batch, monkeypatch
+):
+    store = await connect(url)
+    claim = (await store.acquire(1, owner())).claim
+    users = {f"u{i}": b"%d" % i for i in range(20)}
+    await store.commit(claim, batch(0, 5, **users))
+    monkeypatch.setattr("profiles.store.MGET_KEYS", 3)
+    assert await store.read_many(1, [*users, "nobody"]) == [*users.values(), None]
+    wanted = [(p, user) for user in users for p in (1, 4)]
+    expected = [record if p == 1 else None for record in users.values() for p in (1, 4)]
+    assert await store.read_across(wanted) == expected
 
 
 async def test_a_commit_is_one_atomic_step_for_readers(url, connect, owner, batch):

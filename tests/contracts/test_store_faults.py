@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -256,6 +257,40 @@ async def test_waiting_can_be_given_up(own_server: StoreServer, connect, owner, 
     waiting.give_up.set()
     with pytest.raises(StoreAway):
         await committing
+
+
+@pytest.mark.parametrize("n_failures", [1, 2, 3])
+@pytest.mark.parametrize("state", ["dead", "frozen", "full"])
+async def test_giving_up_takes_one_round_trip_at_most(
+    own_server: StoreServer, connect, owner, batch, state, n_failures
+):
+    """Whatever the store is doing, and whether an attempt or a pause is under way."""
+    timeout_s = 0.4
+    store = await connect(own_server.url, timeout_s=timeout_s)
+    claim = (await store.acquire(0, owner())).claim
+    if state == "dead":
+        own_server.process.kill()
+    elif state == "frozen":
+        own_server.process.pause()
+    else:
+        with redis.Redis.from_url(own_server.url) as plain:
+            plain.config_set("maxmemory", 1)
+    waiting = Waiting()
+    committing = asyncio.create_task(
+        store.commit_until_known(claim, batch(0, 5), waiting.on_away, waiting.give_up)
+    )
+    for _ in range(n_failures):
+        await waiting.heard.wait()
+        waiting.heard.clear()
+    await asyncio.sleep(0.1 if n_failures == 1 else 0)  # into the next attempt, or into the pause
+    began = time.monotonic()
+    waiting.give_up.set()
+    with pytest.raises(OutcomeUnknown if state == "frozen" else StoreAway):
+        await committing
+    took_s = time.monotonic() - began
+    if state == "frozen":
+        own_server.process.resume()
+    assert took_s < (timeout_s if state == "frozen" else 0) + 0.5
 
 
 async def test_an_emptied_store_went_back(own_server: StoreServer, connect, owner, batch):
