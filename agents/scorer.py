@@ -304,7 +304,7 @@ class ScoringService(Service):
             user_id=changed.user_id,
             placement=self._config.placement,
             kind="push",
-            items=ranked.items,
+            items=ranked.sendable,
             profile_offset=ranked.profile_offset,
             model=self._config.model_name,
             stamps=Stamps(

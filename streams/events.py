@@ -230,7 +230,8 @@ class Recommendation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     recommendation_id: partition/offset/placement of the newest folded event, or the request id.
     profile_offset: the newest event of this user that the profile has folded; None: no profile.
-    model: generation, configuration fingerprint and item snapshot number behind the vectors.
+    model: generation and configuration fingerprint behind the vectors.
+    items: best first. (Who sends a list may give it as `msgspec.Raw`, JSON already.)
     """
 
     recommendation_id: str

@@ -54,7 +54,7 @@ def test_reasons_are_the_largest_shares_of_the_explanation() -> None:
                     np.testing.assert_allclose(why.shares[b, i, r], shares[i, a], rtol=1e-4)
                 else:
                     assert why.shares[b, i, r] == 0
-    assert n_reasons > 60
+    assert n_reasons > 40  # or the test compared nothing
 
 
 def test_a_user_without_history_has_no_reasons() -> None:
