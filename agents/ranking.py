@@ -56,7 +56,7 @@ class Ranked(NamedTuple):
     @property
     def sendable(self) -> list[RankedItem]:
         """The list for who only sends it on: msgspec writes it out as it is."""
-        return cast(list[RankedItem], self._raw)
+        return cast("list[RankedItem]", self._raw)
 
     @property
     def _raw(self) -> msgspec.Raw:

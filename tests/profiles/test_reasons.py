@@ -67,7 +67,7 @@ def test_a_user_without_history_has_no_reasons() -> None:
 
 
 def test_an_item_that_the_view_lacks_is_no_reason() -> None:
-    profiles, view = a_shop()
+    profiles, _ = a_shop()
     other = ItemView(SHAPE, CONFIG)
     table = ItemTable(SHAPE, CONFIG)
     table.intern(["i0", "i1"])
