@@ -180,15 +180,24 @@ class ProfileUpdater(Service):
         """Acquire what the group gave us; returns where to go on reading."""
         await self._take_model_back(lambda: False)  # what was given up before may have left traces
         # Partition 0 first: it may bring a newer item table, which others' losses are counted by.
-        first = [await self._acquire(partition) for partition in partitions if partition == 0]
-        rest = [partition for partition in partitions if partition != 0]
-        starts = [*first, *await asyncio.gather(*(self._acquire(partition) for partition in rest))]
-        partitions = [0] * len(first) + rest
-        for partition in partitions:
+        ordered = sorted(partitions)
+        starts = [await self._open(partition) for partition in ordered if partition == 0]
+        starts += await asyncio.gather(*(self._open(p) for p in ordered if p != 0))
+        opened = {p: start for p, start in zip(ordered, starts, strict=True) if start is not None}
+        for partition in opened:
             task = asyncio.create_task(self._follow(partition), name=f"follow-{partition}")
             task.add_done_callback(self._note_end)
             self._tasks[partition] = task
-        return dict(zip(partitions, starts, strict=True))
+        return opened
+
+    async def _open(self, partition: int) -> int | None:
+        """Acquire a partition; None when what the store holds of it can't be read: it stops."""
+        try:
+            return await self._acquire(partition)
+        except RecordCorrupt as corrupt:
+            self.faults[partition] = str(corrupt)
+            logger.error("partition stopped", partition=partition, reason=str(corrupt))
+            return None
 
     async def _quiesce(self, partitions: list[int]) -> None:
         """Let each partition's batch in flight end, or give up where the store is away."""

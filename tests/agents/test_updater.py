@@ -78,6 +78,24 @@ async def test_a_record_that_nobody_wrote_stops_its_partition_only(settings: Set
         assert not running.crashed
 
 
+async def test_a_ring_that_nobody_wrote_stops_its_partition_only(settings: Settings) -> None:
+    others = [user_on(partition, 4) for partition in (0, 1, 3)]
+    async with store_of(settings) as store:
+        foreign = pack("LPUSH", store.keys.seen[2], "nonsense")
+        await store._pool.ask_slot(store.keys.slot[2], [foreign], 1, "seen")
+    await put_events(settings, [click(user, "i1") for user in [user_on(2, 4), *others]])
+    async with InProcess(settings) as running:
+        updater = running.worker.updater
+        assert updater is not None
+        await until(lambda: set(updater.faults) == {2}, "partition 2 has stopped")
+
+        async def folded() -> bool:
+            return all([await profile_of(settings, user) is not None for user in others])
+
+        await until(folded, "the others go on")
+        assert not running.crashed
+
+
 async def test_a_fault_in_the_fold_stops_its_partition_and_leaves_nothing_behind(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
