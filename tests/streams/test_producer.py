@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,7 +14,6 @@ from confluent_kafka import Producer as ConfluentProducer
 from streams.batch import Message, Reject
 from streams.codec import EventCodec, decode_change, decode_item, decode_request, encode
 from streams.dead_letters import dead_letter, read_info
-from streams.errors import StreamsError
 from streams.events import ChangedUser, Click, Item, ProfileChange, RecommendRequest
 from streams.manual_reader import ManualReader
 from streams.producer import Producer
@@ -161,12 +161,19 @@ async def test_the_largest_dead_letters_fit(
     assert {message.value for message in messages} == expected
 
 
-async def test_a_message_too_large_is_refused_and_the_next_one_goes_through(
-    topics: TopicSet, producer: Producer
+async def test_the_limit_of_dead_letters_is_the_senders_choice(
+    kafka: str, topics: TopicSet, producer: Producer
 ) -> None:
-    with pytest.raises(StreamsError, match="too large"):
-        await producer.send_raw(topics.events.name, b"x" * 5_000_000, b"k")
-    await producer.send_event(Click(user_id="u", ts=1, item_id="i"))
+    values = [b"x" * 1_024, b"x" * 1_025]
+    rejects = [
+        Reject(ConsumerRecord("e", 1, 5, 1_234, 1, b"k", value, None, 0, 0, ()), "code", "")
+        for value in values
+    ]
+    await producer.send_dead_letters(rejects, topics.events.name, max_bytes=1_024)
+    whole, replaced = await read_all(kafka, topics.dead_letters.name)
+    assert whole.value == values[0]
+    assert replaced.value is not None
+    assert json.loads(replaced.value)["bytes"] == 1_025
 
 
 async def test_missing_topics_are_named_at_the_start(kafka: str) -> None:

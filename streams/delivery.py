@@ -1,0 +1,319 @@
+"""Messages to the broker: checked for their size, sent once, and never stuck behind a refusal.
+
+Owns the idempotent aiokafka client and its replacement. Such a client numbers its batches before
+it sends them; when the broker refuses one, its number is missing, and everything behind it in
+that partition is refused as well, for ever. So a client with a failed batch is emptied, closed
+and replaced. What stays true: a message is sent again only when the broker said that it did not
+take it, so none is there twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    ProducerFenced,
+    RecordListTooLargeError,
+    UnknownProducerId,
+    UnknownTopicOrPartitionError,
+)
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import RecordMetadata
+
+from streams.errors import BrokerAway, MessageTooLarge, StreamsError
+from streams.reader import start_client
+from streams.topics import Topic, TopicMissing, admin_client
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+"""Above the largest message of any topic here; aiokafka's default of 1 MB refuses a large dead
+letter."""
+
+STOP_TIMEOUT_S: Final = 10.0
+
+BATCH_BYTES: Final = 128 * 1024
+"""aiokafka's 16 kB hold some hundred events: at full speed the round trips were the limit."""
+
+LIMIT: Final = "max.message.bytes"
+
+TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+"""The broker refuses a batch whole: small messages of it, too."""
+
+OUT_OF_SEQUENCE: Final = (
+    OutOfOrderSequenceNumber,
+    UnknownProducerId,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    ProducerFenced,  # aiokafka's name for an invalid epoch
+)
+"""Not taken because of what befell an earlier batch, or the broker's memory of this client."""
+
+NOT_TAKEN: Final = TOO_LARGE + OUT_OF_SEQUENCE
+"""Surely not in the log: may be sent again."""
+
+
+class OutMessage(NamedTuple):
+    """A message to send; partition None: the one of its key."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    partition: int | None = None
+
+
+@dataclass(slots=True)
+class _Client:
+    """One aiokafka producer. limits: bytes of the largest message, by topic."""
+
+    producer: Any
+    limits: dict[str, int]
+    broken: bool = False
+
+    def note(self, future: asyncio.Future[RecordMetadata]) -> None:
+        """See how a message ended. Any failure breaks the client: what can be repeated, aiokafka
+        repeats for ever."""
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, KafkaError) and not self.broken:
+            self.broken = True
+            log.warning("the broker did not take a batch: %r", error)
+
+    def is_usable(self) -> bool:
+        return not (self.broken or self.producer._sender.sender_task.done())
+
+
+class Delivery:
+    """Sends to any topic; knows the limits of the given ones.
+
+    compression: see `streams.producer.Producer`.
+    """
+
+    def __init__(
+        self, bootstrap: str, topics: Sequence[Topic], client_id: str, compression: str | None
+    ) -> None:
+        self.bootstrap = bootstrap
+        self._declared = {topic.name: topic.max_message_bytes for topic in topics}
+        self._limited = set(self._declared)
+        self._client_id = client_id
+        self._compression = compression
+        self._client: _Client | None = None
+        self._replacing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect. Raises BrokerAway."""
+        self._client = await self._connected()
+
+    async def stop(self) -> None:
+        """Send what is queued, then close; within `STOP_TIMEOUT_S`.
+
+        What is then unsent fails with BrokerAway at whoever waits for its acknowledgement.
+        """
+        client = self._client
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                if self._replacing is not None:
+                    await asyncio.wait((self._replacing,))
+                client, self._client = self._client, None
+                if client is not None:
+                    await client.producer.stop()
+        except TimeoutError:
+            log.warning("the broker did not take the last messages in %.0f s", STOP_TIMEOUT_S)
+            self._client = None
+            if self._replacing is not None:
+                self._replacing.cancel()
+                await asyncio.wait((self._replacing,))
+            if client is not None:
+                await _abandon(client.producer)
+
+    async def queue(self, message: OutMessage) -> asyncio.Future[RecordMetadata]:
+        """Put a message into the send buffer, waiting while that is full.
+
+        The future is its acknowledgement, or fails with aiokafka's error. Raises MessageTooLarge
+        (nothing else is touched by it), TopicMissing and BrokerAway.
+        """
+        client, future = await self._queue(message)
+        future.add_done_callback(client.note)
+        return future
+
+    async def _queue(self, message: OutMessage) -> tuple[_Client, asyncio.Future[RecordMetadata]]:
+        topic, value, key, headers, partition = message
+        listed = list(headers)
+        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, listed)
+        while True:
+            client = await self._working()
+            limit = client.limits.get(topic, MAX_REQUEST_BYTES)
+            if size > limit:
+                raise MessageTooLarge(
+                    f"a message for {topic} is too large: {size} bytes; the topic's {LIMIT} lets "
+                    f"{limit} through",
+                    max_bytes=max(0, limit - size + len(value or b"")),
+                )
+            try:
+                future: asyncio.Future[RecordMetadata] = await client.producer.send(
+                    topic, value, key, partition, headers=listed
+                )
+            except ProducerClosed as error:
+                if client is self._client and client.is_usable():
+                    raise BrokerAway(f"sending to {topic}: {error!r}") from error
+                continue  # it was replaced while we waited for room in its buffer
+            except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+                raise _translated(error, message) from error
+            return client, future
+
+    async def deliver(self, messages: Sequence[OutMessage]) -> list[RecordMetadata]:
+        """Send all; returns once each is acknowledged, in the order given.
+
+        One that fails does not keep the others: the first failure is raised once all have
+        ended. Raises as `queue` does.
+        """
+        results, failed = await self._results(messages)
+        again = [n for n in failed if isinstance(results[n], NOT_TAKEN)]
+        if again:
+            # Through a new client, which knows the limits of these topics as they are now, so it
+            # is told which one of a batch was too large.
+            self._limited.update(messages[n].topic for n in again)
+            repeated, _ = await self._results([messages[n] for n in again])
+            for n, result in zip(again, repeated, strict=True):
+                results[n] = result
+        for n in failed:
+            result = results[n]
+            if isinstance(result, KafkaError | OSError):
+                raise _translated(result, messages[n]) from result
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    async def _results(self, messages: Sequence[OutMessage]) -> tuple[list[Any], list[int]]:
+        """How each message ended, RecordMetadata or an exception; and which are exceptions."""
+        too_large: dict[int, BaseException] = {}
+        queued: list[tuple[_Client, asyncio.Future[RecordMetadata]]] = []
+        try:
+            for n, message in enumerate(messages):
+                try:
+                    queued.append(await self._queue(message))
+                except MessageTooLarge as error:
+                    too_large[n] = error
+            # Not noted by a callback each: at full speed that were a fifth of a send's cost.
+            results = await asyncio.gather(*(one for _, one in queued), return_exceptions=True)
+        except BaseException:
+            for client, future in queued:
+                future.add_done_callback(client.note)
+            raise
+        for (client, future), result in zip(queued, results, strict=True):
+            if isinstance(result, BaseException):
+                client.note(future)
+        for n, refusal in too_large.items():  # in rising order, so each finds its place
+            results.insert(n, refusal)
+        return results, [n for n, one in enumerate(results) if isinstance(one, BaseException)]
+
+    async def _working(self) -> _Client:
+        """The client, made anew when it is of no use any more. Raises BrokerAway."""
+        while True:
+            client = self._client
+            if client is None:
+                raise StreamsError("the producer is not started")
+            if client.is_usable():
+                return client
+            task = self._replacing
+            if task is None or task.done():
+                task = self._replacing = asyncio.create_task(self._replace(client))
+            # A task of its own: whoever asked for it may be cancelled, the others still wait.
+            await asyncio.wait((task,))
+            if task.cancelled():
+                raise BrokerAway("stopped before it was sent")
+            task.result()
+
+    async def _replace(self, client: _Client) -> None:
+        log.warning("making a new producer, the old one's sequence is broken")
+        try:
+            # First the rest of what it holds: nothing may overtake it.
+            await client.producer.stop()
+        except KafkaError as error:
+            log.warning("closing the old producer: %s", error)
+        self._client = await self._connected()
+
+    async def _connected(self) -> _Client:
+        limits = await self._limits()
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            client_id=self._client_id,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            compression_type=self._compression,
+            max_request_size=max(MAX_REQUEST_BYTES, *limits.values()),
+            # aiokafka does not split a batch that is too large for its topic.
+            max_batch_size=min(BATCH_BYTES, *limits.values()),
+        )
+        try:
+            await start_client(producer, self.bootstrap)
+        except asyncio.CancelledError:
+            await producer.stop()
+            raise
+        return _Client(producer, limits)
+
+    async def _limits(self) -> dict[str, int]:
+        """The largest message of each topic, from its configuration at the broker: it may have
+        been made or changed by others."""
+        limits = dict(self._declared)
+        async with admin_client(self.bootstrap) as admin:
+            responses = await admin.describe_configs(
+                [
+                    ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: ""})
+                    for name in sorted(self._limited)
+                ]
+            )
+        for response in responses:
+            for code, reason, _kind, name, entries in response.resources:
+                if code:
+                    log.warning("%s of topic %s can't be read: %s", LIMIT, name, reason)
+                for entry in entries or ():
+                    if entry[0] == LIMIT:
+                        limits[name] = int(entry[1])
+        if self._compression is not None:
+            # The broker measures what arrives, and what can't be compressed grows a little.
+            limits = {name: (limit - 32) * 255 // 256 for name, limit in limits.items()}
+        return limits
+
+
+async def _abandon(producer: Any) -> None:
+    """End a client whose broker is away; what is unsent fails with BrokerAway."""
+    await producer.client.close()  # first: requests under way fail at once
+    sending = producer._sender.sender_task
+    for _ in range(3):  # it waits for this and that, and takes one cancellation for each
+        sending.cancel()
+        done, _ = await asyncio.wait((sending,), timeout=1.0)
+        if done:
+            break
+    unsent = producer._message_accumulator
+    batches = [batch for queued in unsent._batches.values() for batch in queued]
+    for batch in [*batches, *unsent._pending_batches]:
+        # Not `fail_all`: it fails what nobody waits for as well, which asyncio then complains of.
+        for future, _ in batch._msg_futures:
+            if not future.done():
+                future.set_exception(BrokerAway("stopped before it was sent"))
+
+
+def _translated(error: BaseException, message: OutMessage) -> StreamsError:
+    """aiokafka's error as one that says what helps."""
+    topic, value = message.topic, message.value or b""
+    if isinstance(error, UnknownTopicOrPartitionError):
+        return TopicMissing(f"topic {topic} (or the partition) does not exist")
+    if isinstance(error, TOO_LARGE):  # though its limit says otherwise, or can't be read
+        return MessageTooLarge(
+            f"a message for {topic} is too large for the broker: {error!r}", len(value) - 1
+        )
+    return BrokerAway(f"sending to {topic}: {error!r}")
