@@ -38,7 +38,7 @@ from streams.events import (
 from streams.pace import QUIET, FetchPace
 from streams.partitioner import partition_of
 from streams.producer import Producer
-from streams.reader import stop_consumer
+from streams.reader import start_client, stop_consumer
 
 logger = structlog.get_logger(__name__)
 
@@ -158,7 +158,7 @@ class ScoringService(Service):
             fetch_max_wait_ms=QUIET[1],
             auto_offset_reset="earliest",  # a list too many is harmless, a user left out is not
         )
-        await consumer.start()
+        await start_client(consumer, self._config.bootstrap)
         try:
             while not self.should_stop:
                 await self._round(consumer)

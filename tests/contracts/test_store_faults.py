@@ -12,6 +12,7 @@ import redis
 
 from profiles.errors import Fenced, OutcomeUnknown, StoreAway, StoreFull, StoreWentBack
 from profiles.store import Outcome, ProfileStore
+from profiles.store_link import pack
 from streams.embedded.store import StoreServer
 
 
@@ -215,6 +216,8 @@ async def test_a_store_that_comes_back_is_waited_for(
     store = await connect(own_server.url)
     claim = (await store.acquire(0, owner())).claim
     await store.commit(claim, batch(0, 5, ann=b"A1"))
+    # While an fsync is under way the server may hold its own file back for up to two seconds.
+    await store._pool.ask_slot(0, [pack("WAITAOF", 1, 0, 5_000)], 1, "waiting for the disk")
     own_server.process.kill()
     waiting = Waiting()
     committing = asyncio.create_task(
