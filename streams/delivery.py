@@ -258,11 +258,7 @@ class Delivery:
             # aiokafka does not split a batch that is too large for its topic.
             max_batch_size=min(BATCH_BYTES, *limits.values()),
         )
-        try:
-            await start_client(producer, self.bootstrap)
-        except asyncio.CancelledError:
-            await producer.stop()
-            raise
+        await start_client(producer, self.bootstrap)
         return _Client(producer, limits)
 
     async def _limits(self) -> dict[str, int]:

@@ -85,6 +85,9 @@ async def start_client(client: Any, bootstrap: str) -> None:
     except (KafkaError, OSError) as error:
         await client.stop()
         raise BrokerAway(f"no answer from Kafka at {bootstrap}: {error}") from error
+    except asyncio.CancelledError:
+        await client.stop()
+        raise
 
 
 async def stop_consumer(consumer: Any, leave: bool = False) -> None:
@@ -107,6 +110,7 @@ async def stop_consumer(consumer: Any, leave: bool = False) -> None:
         await asyncio.wait((stopping,), timeout=1.0)
     if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
         await consumer._client.close()
+        consumer._closed = True  # or it would warn, when it is collected, that nobody stopped it
 
 
 async def check_topic_exists(bootstrap: str, topic: str) -> int:

@@ -15,11 +15,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
 
 from streams.batch import Message
 from streams.errors import BrokerAway, StreamsError
-from streams.reader import HOPELESS, check_topic_exists, kafka_consumer, start_client
+from streams.reader import (
+    CORRUPT_TRIES,
+    HOPELESS,
+    check_topic_exists,
+    kafka_consumer,
+    start_client,
+    stop_consumer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,34 +61,40 @@ class Replica:
         self._next_offsets: dict[int, int] = {}
         self._goal: dict[int, int] = {}
         self._caught_up = asyncio.Event()
+        self._consumer: Any = None
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._n_corrupt = 0
+        self._corrupt_at = -STUCK_S
         self.n_messages = 0
 
     async def start(self) -> None:
         """Connect and begin to read. Raises BrokerAway or TopicMissing."""
         n_partitions = await check_topic_exists(self.bootstrap, self.topic)
-        consumer = await self._connect()
+        consumer = self._consumer = await self._connect()
         partitions = [TopicPartition(self.topic, p) for p in range(n_partitions)]
         try:
             begins = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)
-        except KafkaError as error:
-            await consumer.stop()
+        except (KafkaError, OSError) as error:
+            await stop_consumer(consumer)
             raise BrokerAway(f"offsets of {self.topic}: {error}") from error
         self._next_offsets = {tp.partition: offset for tp, offset in begins.items()}
         self._goal = {tp.partition: offset for tp, offset in ends.items()}
-        self._task = asyncio.create_task(self._run(consumer), name=f"replica {self.topic}")
+        self._task = asyncio.create_task(self._run(), name=f"replica {self.topic}")
 
     async def stop(self) -> None:
         """Stop reading; never raises what ended the replica before."""
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            await stop_consumer(self._consumer)  # a task that had not begun closed nothing
 
     async def caught_up(self) -> None:
         """Return once everything that was in the topic at the start has been handed over.
 
-        Raises what ended the replica.
+        Raises what ended the replica; CancelledError when it was stopped before.
         """
         if self._task is None:
             raise StreamsError("the replica is not started")
@@ -91,14 +104,22 @@ class Replica:
         finally:
             reached.cancel()
         if not self._caught_up.is_set():
+            self._raise_end(self._task)
             self._task.result()
 
     async def wait(self) -> None:
-        """Return when the replica was stopped; raise what ended it."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                self._task.result()
+        """Return when the replica was stopped; raise what ended it otherwise, whatever it was."""
+        if self._task is None:
+            raise StreamsError("the replica is not started")
+        await asyncio.wait([self._task])
+        self._raise_end(self._task)
+
+    def _raise_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.result()
+        elif not self._stopped:
+            # aiokafka now and then ends with a CancelledError that nobody sent.
+            raise StreamsError(f"reading all of {self.topic} was cancelled by nobody we know")
 
     @property
     def is_caught_up(self) -> bool:
@@ -116,17 +137,32 @@ class Replica:
         await start_client(consumer, self.bootstrap)
         return consumer
 
-    async def _run(self, consumer: Any) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                await self._read(consumer)
+                await self._read(self._consumer)
             except HOPELESS as error:
                 raise StreamsError(f"{self.topic} can't be read: {error!r}") from error
+            except CorruptRecordException as error:
+                self._note_damage(error)
+                log.warning("reading all of %s: %r; once more", self.topic, error)
             except (KafkaError, BrokerAway) as error:
                 log.warning("reading all of %s: %r; connecting again", self.topic, error)
             finally:
-                await consumer.stop()
-            consumer = await self._reconnect()
+                await stop_consumer(self._consumer)
+            self._consumer = await self._reconnect()
+
+    def _note_damage(self, error: CorruptRecordException) -> None:
+        """Raise StreamsError at the fifth time without `STUCK_S` of peace between two. (Not the
+        fifth without a message between: other partitions go on.)"""
+        now = time.monotonic()
+        self._n_corrupt = self._n_corrupt + 1 if now - self._corrupt_at < STUCK_S else 1
+        self._corrupt_at = now
+        if self._n_corrupt >= CORRUPT_TRIES:
+            raise StreamsError(
+                f"{self.topic}: damaged record batch, {CORRUPT_TRIES} times: {error}; restore the "
+                "partition from a replica"
+            ) from error
 
     async def _reconnect(self) -> Any:
         while True:
@@ -144,6 +180,8 @@ class Replica:
         while True:
             self._note_progress()
             fetched = await consumer.getmany(timeout_ms=100, max_records=MAX_POLL_RECORDS)
+            if consumer._fetcher.error_future.done():
+                raise StreamsError(f"aiokafka's fetcher of {self.topic} has ended")
             for tp in partitions:
                 for record in fetched.get(tp, ()):
                     self._on_message(record)

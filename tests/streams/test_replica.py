@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cramjam
 import pytest
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.record._crecords import default_records
 
 from streams.batch import Message
 from streams.consumer import BatchConsumer, ConsumerConfig
 from streams.embedded.kafka import KafkaServer
-from streams.errors import PartitionRevoked
+from streams.errors import PartitionRevoked, StreamsError
 from streams.events import Click, Item
 from streams.producer import Producer
 from streams.replica import Replica
@@ -91,6 +94,82 @@ async def test_what_on_message_raises_ends_the_replica_and_is_told(
         with pytest.raises(Broken):
             await replica.wait()
     await replica.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told", "match"),
+    [
+        (OSError("disk"), OSError, "disk"),
+        (StopIteration(), RuntimeError, "StopIteration"),
+        (asyncio.CancelledError(), StreamsError, "cancelled by nobody"),
+        (UnsupportedCodecError("lz4"), StreamsError, "can't be read"),
+        (CorruptRecordException("Invalid CRC"), StreamsError, "damaged record batch, 5 times"),
+    ],
+)
+async def test_whatever_ends_the_replica_is_told(
+    kafka: str, topics: TopicSet, fault: BaseException, told: type[Exception], match: str
+) -> None:
+    def fail(message: Message) -> None:
+        raise fault
+
+    await ends_with(fail, kafka, topics, told, match)
+
+
+async def test_a_batch_that_cannot_be_decompressed_ends_the_replica(
+    kafka: str, topics: TopicSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(payload: bytes) -> bytes:
+        raise cramjam.DecompressionError("not zstd")
+
+    monkeypatch.setattr(default_records, "zstd_decode", refuse)
+    await ends_with(Catalogue().take, kafka, topics, cramjam.DecompressionError, "not zstd")
+
+
+async def test_a_fetcher_that_ends_is_told(kafka: str, topics: TopicSet) -> None:
+    replica = Replica(kafka, topics.items.name, Catalogue().take)
+    await replica.start()
+    async with asyncio.timeout(WAIT_S):
+        await replica.caught_up()
+        (fetcher,) = [
+            task
+            for task in asyncio.all_tasks()
+            if getattr(task.get_coro(), "__name__", "") == "_fetch_requests_routine"
+        ]
+        fetcher.cancel()
+        with pytest.raises(StreamsError, match="fetcher"):
+            await replica.wait()
+    await replica.stop()
+
+
+async def ends_with(
+    take: Callable[[Message], None],
+    kafka: str,
+    topics: TopicSet,
+    told: type[Exception],
+    match: str,
+) -> None:
+    async with Producer(kafka, topics) as producer:
+        await producer.send_item(Item(item_id="i"))
+    replica = Replica(kafka, topics.items.name, take)
+    await replica.start()
+    async with asyncio.timeout(WAIT_S):
+        for wait in (replica.wait, replica.caught_up, replica.wait):
+            with pytest.raises(told, match=match):
+                await wait()
+    await replica.stop()
+
+
+async def test_a_stopped_replica_ends_its_waiters_without_an_error(
+    kafka: str, topics: TopicSet
+) -> None:
+    replica = Replica(kafka, topics.items.name, Catalogue().take)
+    with pytest.raises(StreamsError, match="not started"):
+        await replica.wait()
+    await replica.start()
+    waiting = asyncio.create_task(replica.wait())
+    await replica.stop()
+    async with asyncio.timeout(WAIT_S):
+        await waiting
 
 
 async def test_a_missing_topic_is_named(kafka: str) -> None:
