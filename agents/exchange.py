@@ -20,6 +20,7 @@ from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
 from profiles.view import ItemView
+from profiles.warmup import warmup
 
 STILL_S = 2.0
 """How long a snapshot waits for commits under way; the next one holds the same and more."""
@@ -107,6 +108,7 @@ class SnapshotReader(Service):
         self._version: str | None = None
 
     async def on_start(self) -> None:
+        await asyncio.to_thread(warmup, self._config)
         await self.read()
 
     @Service.task

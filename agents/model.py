@@ -20,11 +20,11 @@ import structlog
 from mode import Service
 
 from agents.metrics import Metrics
-from profiles.fold import warmup
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
 from profiles.view import ItemDelta, ItemView
+from profiles.warmup import warmup
 
 Result = TypeVar("Result")
 

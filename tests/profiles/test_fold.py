@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from profiles.errors import DivergedError
-from profiles.fold import FoldReport, fold_batch, warmup
+from profiles.fold import FoldReport, fold_batch
 from profiles.hashing import item_hash
 from profiles.items import ItemTable
 from profiles.profile import HistoryEntry
 from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
+from profiles.warmup import warmup
 
 SHAPE = ModelShape(n_factors=8, history=3, n_tokens=2)
 CONFIG = FoldConfig(shape=SHAPE)
