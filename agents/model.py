@@ -31,10 +31,22 @@ Result = TypeVar("Result")
 LEAST_PAUSE_S = 0.02
 """Between two looks of the readers' view: less than a person sees, more than a look costs."""
 
+MOST_PAUSE_S = 0.5
+"""However long a look took: it may have waited for the thread, which compiles for 20 s once."""
+
 QUIET_S = 0.05
 """How long a look of the readers' view waits for commits under way: ten times an ordinary one."""
 
 logger = structlog.get_logger(__name__)
+
+
+def pause_after(took_s: float) -> float:
+    """How long to leave commits alone after a look of the readers' view that took so long.
+
+    >>> pause_after(0.0005), pause_after(0.01), pause_after(20.0)
+    (0.02, 0.2, 0.5)
+    """
+    return min(MOST_PAUSE_S, max(LEAST_PAUSE_S, 20 * took_s))
 
 
 class Stillness:
@@ -158,7 +170,7 @@ class Model(Service):
                     self._publish(await self.run(self.items.take_delta))
                 else:
                     self._committed.set()  # what was committed is still to be seen
-            await self.sleep(max(LEAST_PAUSE_S, 20 * (time.perf_counter() - began)))
+            await self.sleep(pause_after(time.perf_counter() - began))
 
     def _publish(self, delta: ItemDelta) -> None:
         self.view.apply(delta)
