@@ -37,6 +37,9 @@ MOST_PAUSE_S = 0.5
 QUIET_S = 0.05
 """How long a look of the readers' view waits for commits under way: ten times an ordinary one."""
 
+MOST_PATIENCE_S = 2.0
+"""And at most, when the view is old. A commit of a store that answers takes milliseconds."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -57,6 +60,7 @@ class Stillness:
     """
 
     def __init__(self) -> None:
+        self.away: set[int] = set()  # partitions whose commit waits for a store that is away
         self._open = 0
         self._held = False
         self._none_open = asyncio.Event()
@@ -76,12 +80,18 @@ class Stillness:
             if not self._open:
                 self._none_open.set()
 
+    def note_away(self, partition: int) -> None:
+        """A commit that is under way waits for its store."""
+        self.away.add(partition)
+        self._none_open.set()
+
     @asynccontextmanager
     async def still(self, within_s: float) -> AsyncIterator[bool]:
         """Whether nothing is between fold and commit while this is held.
 
         within_s: how long to wait for that. A commit may wait for its store for hours, and must
-        not stop the partitions whose store answers; then this gives False, and holds nobody back.
+        not stop the partitions whose store answers: this gives False at once when one is known
+        to wait (`note_away`), and then holds nobody back.
         """
         async with self._alone:
             self._held = True
@@ -89,7 +99,7 @@ class Stillness:
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(within_s):
-                        while self._open:
+                        while self._open and not self.away:
                             self._none_open.clear()
                             await self._none_open.wait()
                 if self._open:
@@ -161,13 +171,18 @@ class Model(Service):
         Under load the pause grows: each look needs a moment in which nothing is folded but not
         committed, and those moments may cost at most a twentieth of the time.
         """
+        published = time.perf_counter()
         while not self.should_stop:
             await self.wait(self._committed)
             self._committed.clear()
             began = time.perf_counter()
-            async with self.stillness.still(QUIET_S) as quiet, self._viewing:
+            # Under full load no moment is quiet by itself: the older the view, the longer new
+            # folds are held back for one.
+            patience_s = min(MOST_PATIENCE_S, max(QUIET_S, began - published))
+            async with self.stillness.still(patience_s) as quiet, self._viewing:
                 if quiet and not self.tainted:
                     self._publish(await self.run(self.items.take_delta))
+                    published = time.perf_counter()
                 else:
                     self._committed.set()  # what was committed is still to be seen
             await self.sleep(pause_after(time.perf_counter() - began))

@@ -194,6 +194,7 @@ class PartitionFold:
                 finally:
                     if self.pending:  # before anybody else may be still
                         self._model.tainted = True
+                        self._model.stillness.away.discard(self.partition)
         self._metrics.repeats.inc(len(batch.events) - len(news.events))
 
     def _news(self, batch: EventBatch) -> _News:
@@ -339,6 +340,7 @@ class PartitionFold:
         )
         self.pending = False
         self.state = "running"
+        self._model.stillness.away.discard(self.partition)
         self.next_offset = batch.end
         self._log = log
         self._watermark_ms = watermark_ms
@@ -409,6 +411,8 @@ class PartitionFold:
             logger.warning("store away", partition=self.partition, reason=str(away))
             self._metrics.store_away.inc()
         self.state = "waiting for store"
+        if self.pending:
+            self._model.stillness.note_away(self.partition)
 
     async def _wait_for_store(self, away: StoreAway) -> None:
         """Returns when it is time to ask again; raises `away` once `give_up` is set."""

@@ -165,3 +165,21 @@ async def test_a_jobs_error_reaches_its_caller_and_the_thread_goes_on(model: Mod
     with pytest.raises(ZeroDivisionError):
         await model.run(lambda: 1 // 0)
     assert await model.run(lambda: 1) == 1
+
+
+async def test_a_commit_that_waits_for_its_store_makes_nobody_else_wait() -> None:
+    stillness = Stillness()
+    async with stillness.folding():
+        looking = asyncio.create_task(look(stillness))
+        await asyncio.sleep(0)
+        stillness.note_away(3)
+        assert await asyncio.wait_for(looking, 5) is False  # long before its own 60 seconds
+        async with stillness.folding():  # and nobody is held back
+            pass
+        stillness.away.discard(3)
+    assert await look(stillness)
+
+
+async def look(stillness: Stillness) -> bool:
+    async with stillness.still(60.0) as quiet:
+        return quiet
