@@ -180,10 +180,11 @@ class Client:
     async def ask(self, user_id: str, n: int, after_offset: int | None = None) -> Chapter:
         """A list that knows the event at `after_offset`."""
         async with asyncio.timeout(READY_S):
-            # The scorer sees items a moment after their first event.
-            while not (chapter := await self._ask_once(user_id, n, after_offset)).answer.items:
-                await asyncio.sleep(0.1)
-        return chapter
+            while True:
+                chapter = await self._ask_once(user_id, n, after_offset)
+                if chapter.answer.items:
+                    return chapter
+                await asyncio.sleep(0.1)  # the scorer sees items a moment after their first event
 
     async def _ask_once(self, user_id: str, n: int, after_offset: int | None) -> Chapter:
         began = time.perf_counter()
