@@ -7,6 +7,7 @@ to its own topics (`topics`) and its own keys (`generation`).
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -104,8 +105,15 @@ _SKIPPED = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the forbidden skips of this run."""
+    """Keep the forbidden skips of this run; let Ctrl-C end it."""
     config.stash[_SKIPPED] = []
+    # With Python's own handler in place, asyncio would replace it while a test runs and only cancel
+    # that test: the run would go on with the next one.
+    signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
