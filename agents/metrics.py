@@ -5,13 +5,15 @@ Labels are bounded: kinds, reason codes and partition numbers, never a user or a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
@@ -50,6 +52,24 @@ class Recent:
         if not self._values:
             return None
         return float(np.quantile([value for _, value in self._values], q))
+
+
+def n_tasks() -> int:
+    """Tasks of the running event loop; 0 where none runs."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
+
+
+def n_connections() -> int:
+    """Sockets that this process holds open, listening ones included; 0 on systems without /proc."""
+    n = 0
+    with contextlib.suppress(FileNotFoundError):
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
+                n += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
+    return n
 
 
 class Metrics:
@@ -139,6 +159,22 @@ class Metrics:
             buckets=SECONDS,
             registry=r,
         )
+        self.events_buffered = Gauge(
+            "foldstream_events_buffered", "Events read ahead, all partitions.", registry=r
+        )
+        self.bytes_buffered = Gauge(
+            "foldstream_bytes_buffered", "Memory that they take, in bytes.", registry=r
+        )
+        self.scorer_waiting = Gauge(
+            "foldstream_scorer_waiting", "Users whose list is to be made.", registry=r
+        )
+        # What a leak shows in; looked at when the page is read. Of the process also
+        # `process_resident_memory_bytes`, `process_open_fds` and `process_cpu_seconds_total`.
+        tasks = Gauge("foldstream_asyncio_tasks", "Tasks of the event loop.", registry=r)
+        tasks.set_function(n_tasks)
+        connections = Gauge("foldstream_connections", "Open sockets.", registry=r)
+        connections.set_function(n_connections)
+        ProcessCollector(registry=r)
         self.recent_freshness_ms = Recent()
         self.recent_commit_ms = Recent()
 

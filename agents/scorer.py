@@ -181,6 +181,7 @@ class ScoringService(Service):
                     self._take(partition.partition, record.offset, record.value)
             self._pace.note(consumer, sum(map(len, fetched.values())))
         self.progress_ms = self._config.now_ms()
+        self._metrics.scorer_waiting.set(len(self._pending))
         if self._pending:
             await self._serve()
         if self._remembered < self._n_served and (

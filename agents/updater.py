@@ -171,6 +171,8 @@ class ProfileUpdater(Service):
         metrics.assigned.set(len(self.folds))
         metrics.stopped.set(len(self.faults))
         metrics.profiles_cached.set(sum(fold.n_cached for fold in self.folds.values()))
+        metrics.events_buffered.set(sum(map(self.consumer.n_buffered, self.folds)))
+        metrics.bytes_buffered.set(sum(map(self.consumer.n_buffered_bytes, self.folds)))
         for partition in self.folds:
             lag = self.lag(partition)
             if lag is not None:

@@ -224,6 +224,11 @@ class PartitionReader:
         buffer = self._buffers.get(partition)
         return len(buffer.records) if buffer is not None else 0
 
+    def n_buffered_bytes(self, partition: int) -> int:
+        """About what they take in memory; 0 for a partition that is not ours."""
+        buffer = self._buffers.get(partition)
+        return buffer.n_bytes if buffer is not None else 0
+
     def lag(self, partition: int) -> int | None:
         """Offsets between what was handed out and the last stable one; None: not known yet.
 
