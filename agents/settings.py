@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".foldstream"), description="stack, locks and ingest positions")
     host: str = Field("127.0.0.1", description="address that the dashboard listens on")
     port: int = Field(0, ge=0, le=65_535, description="port of the dashboard; 0: any free one")
+    allowed_hosts: tuple[str, ...] = Field((), description="names the dashboard is known by")
 
     # Names in broker and store
     topic_prefix: str = Field("foldstream", pattern=r"^[a-zA-Z0-9._-]{1,64}$")
@@ -219,7 +220,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         field = Settings.model_fields[key]
         raw, _, is_complex = source.get_field_value(field, key)
-        if is_complex or key in ("agents", "kinds"):
+        if is_complex or key in ("agents", "kinds", "allowed_hosts"):
             try:
                 found[key] = json.loads(raw)
             except ValueError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import socket
 import time
@@ -23,13 +22,13 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from mode import Service
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from agents.dashboard.recent import RecentMessages
 from agents.dashboard.state import SAMPLE_S, StateTaker
 from agents.errors import AgentsError
 from agents.http.address import WorkerAddress, listen, url_of, write_address
 from agents.http.health import Cause, Neighbours, liveness, progress_ages, readiness
+from agents.http.hosts import HostCheck, KnownHosts
 from streams.topics import TopicSet
 
 if TYPE_CHECKING:
@@ -150,12 +149,8 @@ class HttpServer(Service):
     def application(self) -> FastAPI:
         """Routes for machines; pages are mounted behind them."""
         app = FastAPI(title="foldstream", docs_url=None, redoc_url=None, openapi_url=None)
-        if _is_loopback(self.worker.settings.host):
-            # A page of another site can make a browser talk to a loopback port under a name of
-            # its own (DNS rebinding); it could send events as any shopper.
-            app.add_middleware(
-                TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"]
-            )
+        settings = self.worker.settings
+        app.add_middleware(HostCheck, known=KnownHosts(settings.host, settings.allowed_hosts))
 
         @app.get("/livez")
         async def livez() -> Response:
@@ -203,17 +198,3 @@ def _verdict(word: str, causes: list[Cause], more: dict[str, Any]) -> JSONRespon
     return JSONResponse(
         document, status_code=503 if causes else 200, headers={"cache-control": "no-store"}
     )
-
-
-def _is_loopback(host: str) -> bool:
-    """Does this name or address stay on the machine?
-
-    >>> _is_loopback("localhost"), _is_loopback("::1"), _is_loopback("0.0.0.0")
-    (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from agents.app import store_of
 from agents.http.address import PortTaken, listen, read_addresses
+from agents.http.hosts import HostCheck, KnownHosts
 from agents.http.server import HttpServer
 from agents.metrics import Metrics
 from agents.settings import Settings
@@ -25,7 +26,7 @@ def closed_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def lonely_worker(data_dir: Path, port: int = 0) -> Any:
+def lonely_worker(data_dir: Path, port: int = 0, **changes: Any) -> Any:
     """A worker without agents whose neighbours do not answer."""
     settings = Settings(
         agents=("catalogue",),
@@ -35,6 +36,7 @@ def lonely_worker(data_dir: Path, port: int = 0) -> Any:
         port=port,
         store_timeout_s=0.5,
         partitions=4,
+        **changes,
     )
     reached = asyncio.Event()
     reached.set()
@@ -98,6 +100,59 @@ async def test_a_loopback_server_answers_to_loopback_names_only(
     client: httpx.AsyncClient,
 ) -> None:
     assert (await client.get("/livez", headers={"host": "evil.example"})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("10.1.2.3:8080", 200),
+        ("[fd00::1]", 200),
+        ("localhost", 200),
+        ("Shop.Example:443", 200),
+        ("shop.example.", 200),
+        ("a.inner.example", 200),
+        ("inner.example", 400),
+        ("evil.example", 400),
+        ("shop.example.evil.example", 400),
+        ("", 400),
+    ],
+)
+async def test_a_server_for_others_answers_to_numbers_and_to_names_of_the_settings(
+    tmp_path: Path, host: str, status: int
+) -> None:
+    worker = lonely_worker(
+        tmp_path, host="0.0.0.0", allowed_hosts=("shop.example", "*.inner.example")
+    )
+    app = HttpServer(worker, "shop-0").application()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/livez", headers={"host": host})
+    await worker.store.close()
+    assert answer.status_code == status
+    assert status == 200 or "allowed_hosts" in answer.text
+
+
+async def test_every_name_is_answered_where_the_settings_say_so(tmp_path: Path) -> None:
+    worker = lonely_worker(tmp_path, host="0.0.0.0", allowed_hosts=("*",))
+    transport = httpx.ASGITransport(app=HttpServer(worker, "shop-0").application())
+    async with httpx.AsyncClient(transport=transport, base_url="http://any.example") as client:
+        assert (await client.get("/livez")).status_code == 200
+    await worker.store.close()
+
+
+async def test_a_web_socket_under_a_foreign_name_is_refused() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it reached the pages")
+
+    said: list[Any] = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    check = HostCheck(app, KnownHosts("0.0.0.0"))
+    scope = {"type": "websocket", "headers": [(b"host", b"evil.example")]}
+    await check(scope, receive=None, send=send)  # type: ignore[arg-type]
+    assert said == [{"type": "websocket.close", "code": 1008}]
 
 
 async def test_the_address_file_is_there_while_the_server_runs(tmp_path: Path) -> None:
