@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple, get_args
 
 import msgspec
+from msgspec import Raw
 from xxhash import xxh3_64_intdigest
 
 from streams.batch import EventBatch, RawBatch, Reject
@@ -50,6 +51,9 @@ MAX_EVENT_BYTES: Final = 512 * 1024
 """Largest value taken for an event: a real one has a few hundred bytes, and one commit must be
 able to set a refused value aside (the broker's own limit is 1 MB a message)."""
 
+MAX_SENT_BYTES: Final = 1024 * 1024
+"""Of a request (10,000 candidates) and of what foldstream sends: the broker's own limit."""
+
 MAX_NESTING: Final = 64
 """Levels of objects and arrays. The parser's own limit moves with the caller's stack, so the same
 message would be an event today and none after a restart."""
@@ -61,6 +65,8 @@ _SHORT: Final = 5 * MAX_NESTING
 
 # Strings whole, as their brackets do not nest; one that is never closed reaches to the end.
 _NESTING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]++|[\]}]++', re.DOTALL)
+
+_BLANK: Final = b" \t\n\r"  # what JSON calls white space
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -191,42 +197,34 @@ class EventCodec:
     def _second_look(self, value: bytes, error: Exception) -> Event:
         """The event after all, or DecodeError with the reason: the slow path of a bad message.
 
-        msgspec stops at the first fault, so bytes that break off behind a wrong field come as
-        a wrong field; the whole document is parsed again to tell bad JSON from a bad event.
-        Whole numbers written as ``5.0`` or ``1.7e12`` are integers to JSON Schema, so to us too.
+        msgspec stops at the first fault: bytes that break off behind a wrong field come as a
+        wrong field, and so does one whose name comes again with a good value (the last wins).
         """
         try:
             if isinstance(error, UnicodeDecodeError):
                 raise error
-            document = msgspec.json.decode(value)
+            _syntax.decode(value)
         except UnicodeDecodeError as fault:
             reason = DecodeError("invalid_utf8", f"byte {fault.start}: {fault.reason}")
         except msgspec.DecodeError as fault:
-            # Valid JSON, and no number that a float can hold: a bound, not the syntax.
-            code = "invalid_event" if "out of range" in str(fault) else "invalid_json"
-            reason = DecodeError(code, str(fault))
+            reason = DecodeError("invalid_json", str(fault))
         else:
-            return self._from_document(document, str(error))
+            return self._from_fields(_last_fields(value), str(error))
         raise reason from error
 
-    def _from_document(self, document: Any, detail: str) -> Event:
-        """An event from parsed JSON; detail: what was wrong with it at the first look."""
-        if not isinstance(document, dict):
+    def _from_fields(self, fields: dict[str, Raw] | None, detail: str) -> Event:
+        """An event from sound JSON; detail: what was wrong with it at the first look."""
+        if fields is None:
             raise DecodeError("invalid_event", detail)
-        value = msgspec.json.encode(
-            {
-                name: int(field) if isinstance(field, float) and field.is_integer() else field
-                for name, field in document.items()
-            }
-        )
-        kind = document.get("type")
-        if isinstance(kind, str) and kind in self._control_types:
+        value = _encoder.encode(fields)
+        kind = msgspec.json.decode(fields["type"]) if _is_text(fields.get("type")) else None
+        if kind in self._control_types:
             try:
                 self._controls.decode(value)
             except msgspec.ValidationError as error:
                 raise DecodeError("invalid_event", str(error)) from error
             raise DecodeError("not_supported_yet", f"events of type {kind!r} come later")
-        if isinstance(kind, str) and kind not in self._folded_types:
+        if kind is not None and kind not in self._folded_types:
             raise DecodeError("unknown_type", f"type {kind[:64]!r} is not known to this worker")
         try:
             return self._decoder.decode(value)
@@ -248,7 +246,7 @@ class EventCodec:
             lower = name.lower()
             if lower.startswith("ce_") or lower == "content-type":
                 attributes[lower.removeprefix("ce_")] = (content or b"").decode()
-        if attributes.get("content-type", "").startswith("application/cloudevents"):
+        if attributes.get("content-type", "").lower().startswith("application/cloudevents"):
             raise DecodeError(
                 "not_supported_yet", "CloudEvents are taken in binary mode (headers ce_*) only"
             )
@@ -256,10 +254,11 @@ class EventCodec:
             return value, ""
         value.decode()
         _check_nesting(value)
-        data = msgspec.json.decode(value)
-        if not isinstance(data, dict):
+        _syntax.decode(value)
+        # Raw: whatever the data holds, a number no machine can hold too, goes on as it is.
+        fields: dict[str, Any] | None = _last_fields(value)
+        if fields is None:
             raise DecodeError("invalid_event", "the data of a CloudEvent must be a JSON object")
-        fields: dict[str, Any] = data
         if "type" in attributes:
             fields.setdefault("type", attributes["type"].rsplit(".", 1)[-1])
         if "id" in attributes:
@@ -270,7 +269,31 @@ class EventCodec:
             user_id = attributes.get("subject") or (key.decode() if key else None)
             if user_id is not None:
                 fields["user_id"] = user_id
-        return msgspec.json.encode(fields), attributes.get("source", "")
+        return _encoder.encode(fields), attributes.get("source", "")
+
+
+_encoder = msgspec.json.Encoder()
+_syntax: msgspec.json.Decoder[Raw] = msgspec.json.Decoder(Raw)
+_fields: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
+
+
+def _last_fields(value: bytes | Raw) -> dict[str, Raw] | None:
+    """The fields of a JSON object, of equal names the last, also inside; None for another value.
+
+    value: JSON that `_syntax` has found sound.
+    """
+    if bytes(value).lstrip(_BLANK)[:1] != b"{":
+        return None
+    fields = _fields.decode(value)
+    for name, field in fields.items():
+        inner = _last_fields(field)
+        if inner is not None:
+            fields[name] = Raw(_encoder.encode(inner))
+    return fields
+
+
+def _is_text(field: Raw | None) -> bool:
+    return field is not None and bytes(field).lstrip(_BLANK)[:1] == b'"'
 
 
 def _check_nesting(value: bytes) -> None:
@@ -318,7 +341,6 @@ def _millis(rfc3339: str) -> int:
 
 # The structs that other topics carry --------------------------------------------------------
 
-_encoder = msgspec.json.Encoder()
 _item: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 _impression: msgspec.json.Decoder[Impression] = msgspec.json.Decoder(Impression)
 _request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
@@ -331,13 +353,22 @@ def encode(struct: msgspec.Struct) -> bytes:
     return _encoder.encode(struct)
 
 
-def _decode_as(decoder: Any, value: bytes | None) -> Any:
+def _decode_as(decoder: Any, value: bytes | None, max_bytes: int = MAX_EVENT_BYTES) -> Any:
     if not value:
         raise DecodeError("empty_value", "the message has no value")
+    if len(value) > max_bytes:
+        raise DecodeError("too_large", f"{len(value)} bytes, at most {max_bytes}")
     try:
         value.decode()
         _check_nesting(value)
-        return decoder.decode(value)
+        try:
+            return decoder.decode(value)
+        except msgspec.ValidationError as error:
+            _syntax.decode(value)  # bytes that break off behind a wrong field
+            fields = _last_fields(value)
+            if fields is None:
+                raise DecodeError("invalid_event", str(error)) from error
+            return decoder.decode(_encoder.encode(fields))
     except UnicodeDecodeError as error:
         raise DecodeError("invalid_utf8", f"byte {error.start}: {error.reason}") from error
     except RecursionError as error:
@@ -360,17 +391,17 @@ def decode_impression(value: bytes | None) -> Impression:
 
 def decode_request(value: bytes | None) -> Request:
     """A request to recommend or rerank. Raises DecodeError."""
-    return _decode_as(_request, value)  # type: ignore[no-any-return]
+    return _decode_as(_request, value, MAX_SENT_BYTES)  # type: ignore[no-any-return]
 
 
 def decode_recommendation(value: bytes | None) -> Recommendation:
     """A ranked list. Raises DecodeError."""
-    return _decode_as(_recommendation, value)  # type: ignore[no-any-return]
+    return _decode_as(_recommendation, value, MAX_SENT_BYTES)  # type: ignore[no-any-return]
 
 
 def decode_change(value: bytes | None) -> ProfileChange:
     """What a commit changed. Raises DecodeError."""
-    return _decode_as(_change, value)  # type: ignore[no-any-return]
+    return _decode_as(_change, value, MAX_SENT_BYTES)  # type: ignore[no-any-return]
 
 
 CHANGE_BYTES: Final = 512 * 1024

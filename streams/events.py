@@ -25,6 +25,7 @@ Query = Annotated[str, Meta(min_length=1, max_length=512)]
 Position = Annotated[int, Meta(ge=0, le=100_000)]
 Placement = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=2_048)]
+Component = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]  # squares fit a float32
 Offset = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -151,7 +152,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     price: Price | None = None
     tags: Annotated[list[Id], Meta(max_length=64)] = []
     in_stock: bool = True
-    vector: Annotated[list[float], Meta(max_length=4_096)] | None = None
+    vector: Annotated[list[Component], Meta(max_length=4_096)] | None = None
 
 
 class Impression(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -176,7 +177,10 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, tag_field="type", tag=
     user_id: Id
     n: Annotated[int, Meta(ge=1, le=1_000)] = 20
     placement: Placement = "home"
-    context: dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]] = {}
+    context: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=256)]],
+        Meta(max_length=64),
+    ] = {}
     after_offset: Offset | None = None
     wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 1_000
 

@@ -1,13 +1,13 @@
 """JSON Schemas of what travels on the topics, generated from the structs of `streams.events`.
 
 What a schema refuses, the codec refuses, and the other way round (but for the Kafka key, the
-size limit and UTF-8, which no schema can say): "bad" means refused by these.
+size limit and `NOT_SAID`, which no schema can say): "bad" means refused by these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,13 @@ from streams.events import (
     Request,
     event_union,
 )
+
+NOT_SAID: Final = (
+    "Beyond what a schema can say: the value is UTF-8 throughout and JSON by RFC 8259 (no NaN, no "
+    "Infinity, no lone surrogate), nested at most 64 levels deep; of equal names in an object the "
+    "last one counts; an integer is written without point and exponent (5, not 5.0 or 5e0)."
+)
+"""Stands in each schema as its ``$comment``."""
 
 
 def schemas(extra_kinds: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -38,7 +45,7 @@ def schemas(extra_kinds: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         "recommendations": Recommendation,
     }
     return {
-        suffix: {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+        suffix: {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": NOT_SAID}
         | msgspec.json.schema(struct)
         for suffix, struct in types.items()
     }

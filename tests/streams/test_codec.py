@@ -25,6 +25,7 @@ from streams.errors import DecodeError
 from streams.events import ChangedUser, Click, Item, ProfileChange, Review, Search
 
 CODEC = EventCodec()
+CLICK = Click(user_id="u1", ts=5, item_id="i")
 
 
 def click(**fields: Any) -> dict[str, Any]:
@@ -115,11 +116,34 @@ def test_bounds_count_characters_not_bytes() -> None:
     assert CODEC.decode(json.dumps(click(user_id=user_id)).encode(), user_id.encode(), ())
 
 
-def test_whole_numbers_may_be_written_as_floats() -> None:
-    value = b'{"type":"click","user_id":"u1","ts":1.7e12,"item_id":"i","position":3.0}'
-    event = CODEC.decode(value, b"u1", ()).event
-    assert isinstance(event, Click)
-    assert (event.ts, event.position) == (1_700_000_000_000, 3)
+@pytest.mark.parametrize("ts", ["5.0", "5e0", "1.7e12", "-0.0", "5.5", "1" + "0" * 400, "true"])
+def test_an_integer_is_written_without_point_and_exponent(ts: str) -> None:
+    form = '{"type":"click","user_id":"u1","ts":%s,"item_id":"i"}'
+    assert code_of((form % ts).encode()) == "invalid_event"
+    assert CODEC.decode((form % "-0").encode(), b"u1", ()).event.ts == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [b'"ts":5.0', b'"ts":1e400', b'"ts":-1', b'"ts":"now"', b'"type":"cart"', b'"type":7']
+)
+def test_of_equal_names_the_last_one_counts(wrong: bytes) -> None:
+    good = b'"type":"click","user_id":"u1","item_id":"i","ts":5,"x":1e999,"y":{"a":1e999}'
+    assert CODEC.decode(b"{%b,%b}" % (wrong, good), b"u1", ()).event == CLICK
+    cloud = CODEC.decode(b"{%b,%b}" % (wrong, good), b"u1", CLOUD_EVENT).event
+    assert (cloud.ts, type(cloud)) == (5, Click)
+    if b"cart" not in wrong:
+        assert code_of(b"{%b,%b}" % (good, wrong)) == "invalid_event"
+
+
+@pytest.mark.parametrize("x", [b"1e400", b"-1e400", b"1" + b"0" * 400, b"1" + b"0" * 9_000])
+@pytest.mark.parametrize("headers", [(), "cloud event"])
+def test_a_number_no_machine_can_hold_is_of_no_matter_in_an_ignored_field(
+    x: bytes, headers: Any
+) -> None:
+    value = b'{"type":"click","user_id":"u1","ts":5,"item_id":"i","x":%b}' % x
+    assert CODEC.decode(value, b"u1", CLOUD_EVENT if headers else ()).event.ts == 5
+    for field in (b"price", b"ts", b"quantity"):
+        assert code_of(value.replace(b'"x"', b'"%b"' % field)) == "invalid_event"
 
 
 def test_an_own_kind_needs_no_code() -> None:
@@ -137,7 +161,7 @@ def test_a_batch_keeps_order_and_offsets_and_sets_the_bad_ones_aside() -> None:
         [
             message(json.dumps(click(event_id="e1")).encode(), offset=10),
             message(b"{", offset=11),
-            message(json.dumps(click(ts=6.0)).encode(), offset=15),
+            message(json.dumps(click(ts="no") | {"ts": 6}).encode(), offset=15),
             message(json.dumps(click()).encode(), key=b"u2", offset=16),
             message(None, offset=17),
             message(json.dumps(click(type="wave")).encode(), offset=18),

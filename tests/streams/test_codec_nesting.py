@@ -40,7 +40,7 @@ CLICK = b'"type":"click",' + FIELDS
 SHAPES = {
     "event": (b"{%b,%s}" % (CLICK + b',"ts":5', b'"x":%b'), (), "event"),
     "deep field first": (b"{%s,%b}" % (b'"x":%b', CLICK + b',"ts":5'), (), "event"),
-    "whole float": (b"{%b,%s}" % (CLICK + b',"ts":5.0', b'"x":%b'), (), "event"),
+    "second thought": (b"{%b,%s}" % (CLICK + b',"ts":-5,"ts":5', b'"x":%b'), (), "event"),
     "bad event": (b"{%b,%s}" % (CLICK + b',"ts":-5', b'"x":%b'), (), "invalid_event"),
     "unknown type": (b'{"type":"wave","x":%b}', (), "unknown_type"),
     "control": (b'{"type":"forget","ts":5,%b,"x":%%b}' % FIELDS, (), "not_supported_yet"),
