@@ -30,7 +30,7 @@ _SETTINGS = """\
 process.roles=broker,controller
 node.id=1
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 auto.create.topics.enable=false
 default.replication.factor=1
@@ -85,6 +85,10 @@ class KafkaServer:
         self._hold = hold
         self._process: Guarded | None = None
         self._port = 0
+        self.proxy_port: int | None = None
+        """Set before a start: there is a second listener then, at `behind_proxy`, and who comes by
+        it is told that the broker is at this port. So a proxy that leads there is not bypassed."""
+        self.behind_proxy = 0
 
     @property
     def bootstrap(self) -> str:
@@ -158,6 +162,10 @@ class KafkaServer:
             "controller.quorum.voters": f"1@{ports.LOOPBACK}:{controller}",
             "log.dirs": _escaped(self.folder / "log"),
         }
+        if self.proxy_port is not None:
+            self.behind_proxy = self.behind_proxy or ports.free_ports(1)[0]
+            own["listeners"] += f",PROXIED://{ports.LOOPBACK}:{self.behind_proxy}"
+            own["advertised.listeners"] += f",PROXIED://{ports.LOOPBACK}:{self.proxy_port}"
         if self._ephemeral:
             own["log.segment.delete.delay.ms"] = "1000"  # give the space of deleted topics back
         config.write_text(_SETTINGS + "".join(f"{key}={value}\n" for key, value in own.items()))
