@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -32,6 +32,7 @@ from profiles.store_items import ItemSnapshots, StoredSnapshot
 from profiles.store_keys import Keys
 from profiles.store_link import pack
 from profiles.store_scan import MetaInfo, ServerFacts, Survey
+from profiles.store_sweep import STEP_KEYS, Sweep, SweepStep
 from profiles.store_topology import Pool, Topology
 
 __all__ = [
@@ -95,6 +96,7 @@ class ProfileStore:
         self._pool = Pool(self._topology)
         self._items = ItemSnapshots(self.keys, self._pool)
         self._survey = Survey(self.keys, self._topology, self._pool)
+        self._sweep = Sweep(self.keys, self._topology, self._pool, config.fingerprint)
         self._step = step
         self._fences: dict[int, Fence] = {}
 
@@ -301,6 +303,21 @@ class ProfileStore:
         Raises StoreAway while it runs: begin again.
         """
         return self._survey.iter_records(partition)
+
+    def sweep(
+        self,
+        partitions: Callable[[], Collection[int]],
+        retention_ms: int,
+        ttl_ms: int,
+        step_keys: int = STEP_KEYS,
+    ) -> AsyncIterator[SweepStep]:
+        """One round over the records of some partitions: those whose last event is more than
+        retention_ms behind their checkpoint's watermark get a time to live.
+
+        partitions: asked for at each step. A profile whose user comes back meanwhile stays, also
+        when another worker has the partition. Raises StoreAway (begin again), StoreMismatch.
+        """
+        return self._sweep.round(partitions, retention_ms, ttl_ms, step_keys)
 
     async def drop_generation(self, generation: str) -> int:
         """Remove every key of a generation; returns how many.
