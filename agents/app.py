@@ -24,6 +24,7 @@ from agents.partition_fold import Limits
 from agents.ranking import Ranking, RankingRules
 from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
 from agents.settings import Settings
+from agents.sweeper import Sweeper
 from agents.translate import Translator
 from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
 from profiles.shape import RECORD_VERSION, FoldConfig, ModelShape
@@ -161,6 +162,7 @@ class Worker:
     view: ItemView | None = None
     updater: ProfileUpdater | None = None
     snapshots: SnapshotWriter | None = None
+    sweeper: Sweeper | None = None
     ranking: Ranking | None = None
     scorer: ScoringService | None = None
     answerer: RequestAnswerer | None = None
@@ -228,6 +230,15 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         worker.updater.before_hand_back = worker.snapshots.write
         services += [model, worker.updater, worker.snapshots]
+        if config.retention_ms and settings.sweep_keys_per_s:
+            worker.sweeper = Sweeper(
+                store,
+                worker.updater.folds.keys,
+                metrics,
+                config.retention_ms,
+                settings.sweep_keys_per_s,
+            )
+            services.append(worker.sweeper)
     rules = RankingRules(
         exclude_out_of_stock=settings.exclude_out_of_stock,
         exclude_current=settings.exclude_current,

@@ -139,6 +139,19 @@ class Metrics:
             "When the last item snapshot was written.",
             registry=r,
         )
+        self.swept = Counter(
+            "foldstream_profiles_swept",
+            "Profiles over by retention that were given a time to live.",
+            registry=r,
+        )
+        self.sweep_looked = Counter(
+            "foldstream_sweep_keys_looked", "Keys of the store the sweeper passed.", registry=r
+        )
+        self.sweep_time = Gauge(
+            "foldstream_sweep_timestamp_seconds",
+            "When the sweeper last ended a whole round.",
+            registry=r,
+        )
         self.recommendations = Counter(
             "foldstream_recommendations", "Lists emitted, by kind.", ["kind"], registry=r
         )
