@@ -7,27 +7,36 @@ generations leave it out on both sides.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
-from profiles.shape import RECORD_VERSION
-
-HEAD_BYTES = 20
-"""Of a record, up to the end of the last event's time (`profiles.record`)."""
-
-_LAST_MS = struct.Struct("<q")
-_LAST_MS_AT = 12
+HEAD_BYTES = 24
+"""Of a record, at most, up to the end of the last event's time (`record_v1`, `record_v2`)."""
 
 
 def last_ms_of(record: bytes) -> int | None:
     """The largest event time of a record or its head, ms since 1970.
 
     None for what is too short and for a format that this version does not read.
+
+    >>> last_ms_of(bytes([2, 0, 0, 64, 0xB9, 0x60])), last_ms_of(bytes([9]) * 24)
+    (12345, None)
     """
-    if len(record) < HEAD_BYTES or not 1 <= record[0] <= RECORD_VERSION:
-        return None
-    (last_ms,) = _LAST_MS.unpack_from(record, _LAST_MS_AT)
-    return int(last_ms)
+    if record[:1] == b"\x01":
+        return int.from_bytes(record[12:20], "little", signed=True) if len(record) >= 20 else None
+    if record[:1] == b"\x02":
+        at = _end_of_varint(record, 3)
+        end = _end_of_varint(record, at)
+        if not 3 < at < end <= at + 10:
+            return None
+        return sum((byte & 0x7F) << 7 * n for n, byte in enumerate(record[at:end]))
+    return None
+
+
+def _end_of_varint(record: bytes, at: int) -> int:
+    """Where a number that begins at `at` ends; beyond the record for one that is cut."""
+    while at < len(record) and record[at] & 0x80:
+        at += 1
+    return at + 1 if at < len(record) else 0
 
 
 @dataclass(frozen=True, slots=True)
