@@ -32,6 +32,9 @@ OFFSET: Final = HEADER + "offset"
 TIMESTAMP: Final = HEADER + "timestamp"
 OMITTED: Final = HEADER + "omitted"
 
+REPLAYED_FROM: Final = "__foldstream.replayed-from"
+"""Header of a message that was set aside and sent again: topic/partition/offset of the original."""
+
 MAX_DETAIL_CHARS: Final = 1_000
 
 
@@ -117,6 +120,20 @@ def read_info(headers: Sequence[tuple[str, bytes]]) -> DeadLetterInfo | None:
         )
     except (KeyError, ValueError):
         return None
+
+
+class Omitted(msgspec.Struct, frozen=True):
+    """What stands in the place of a value that was left out for its size."""
+
+    partition: int
+    offset: int
+    sha256: str
+    bytes: int
+
+
+def original_headers(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """The headers that the message had before it was set aside."""
+    return [(name, content) for name, content in headers if not name.startswith(HEADER)]
 
 
 class FloodGuard:

@@ -22,16 +22,24 @@ POLL_MS = 200
 class TopicTail:
     """An async context manager that gives a topic's messages, committed ones only.
 
-    from_beginning: start with the oldest message instead of the next one.
+    from_beginning: start with the oldest message instead of the next one. from_ms: start with the
+    first one appended at that time (ms since 1970) or later.
     follow: go on for ever; otherwise end at what the topic held when it was opened.
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, *, from_beginning: bool = False, follow: bool = True
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        from_beginning: bool = False,
+        from_ms: int | None = None,
+        follow: bool = True,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._from_beginning = from_beginning
+        self._from_ms = from_ms
         self._follow = follow
         self._ends: dict[TopicPartition, int] = {}
         self._consumer: Any = None
@@ -95,11 +103,24 @@ class TopicTail:
             )
         partitions = [TopicPartition(self._topic, number) for number in range(count)]
         self._consumer.assign(partitions)
-        if self._from_beginning:
+        if self._from_ms is not None:
+            await self._seek_to_time(partitions, self._from_ms)
+        elif self._from_beginning:
             await self._consumer.seek_to_beginning(*partitions)
         else:
             await self._consumer.seek_to_end(*partitions)
         self._ends = await self._consumer.end_offsets(partitions)
+
+    async def _seek_to_time(self, partitions: list[TopicPartition], from_ms: int) -> None:
+        try:
+            found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, from_ms))
+        except KafkaError as error:
+            raise BrokerAway(f"topic {self._topic} cannot be read: {error!r}") from error
+        for partition in partitions:
+            if found.get(partition) is None:  # nothing that new
+                await self._consumer.seek_to_end(partition)
+            else:
+                self._consumer.seek(partition, found[partition].offset)
 
     async def _is_before_the_end(self) -> bool:
         for partition, end in self._ends.items():

@@ -99,6 +99,9 @@ class TopicSet:
             retention_ms=30 * DAY_MS,
             max_message_bytes=2 * MAX_MESSAGE_BYTES,
         )
+        # What `dead-letters replay` has sent, kept longer than any letter it speaks of. Not one of
+        # `all`: no worker knows it, the command makes it.
+        self.replays = topic("replays", "run", partitions=1, retention_ms=60 * DAY_MS)
 
     def all(self) -> list[Topic]:
         """Every topic, in the order of the documentation."""
