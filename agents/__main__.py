@@ -30,6 +30,7 @@ COMMANDS = {
     "rebuild": "rebuild",
     "doctor": "doctor",
     "bench": "bench",
+    "chaos": "chaos",
     "config": "config",
     "schema": "schema",
     "demo": "demo",

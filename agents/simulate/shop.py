@@ -214,6 +214,17 @@ class Shop:
                     self._release(chunk, None)
             yield chunk
 
+    @property
+    def n_waiting(self) -> int:
+        """Late and repeated messages that were not given out yet."""
+        return sum(map(len, self._waiting.values()))
+
+    def rest(self) -> Chunk:
+        """They, for whoever ends an endless stream."""
+        chunk = Chunk([], [], 0)
+        self._release(chunk, None)
+        return chunk
+
     def _taste(self, user_id: str, ts: int) -> NDArray[np.float32]:
         if not self.has_user(user_id):
             raise KeyError(f"no shopper {user_id!r} in a shop of {len(self.shoppers)}")

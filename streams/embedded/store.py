@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -201,16 +201,27 @@ class StoreServer:
 
 
 class StoreCluster:
-    """A cluster of `n` masters without replicas, the slots split evenly; for tests.
+    """A cluster of `n` masters, the slots split evenly, each with `n_replicas` replicas.
 
-    Node `i` owns the slots [i, i+1) * 16384 / n. Always ephemeral.
+    nodes: the masters, then the first replica of each, and so on. Master `i` begins with the slots
+    [i, i+1) * 16384 / n. Not ephemeral: a node that is killed and started again finds its data and
+    the others; the whole can't be started a second time.
     """
 
-    def __init__(self, folder: Path, n: int = 3, program: StoreProgram | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        n: int = 3,
+        program: StoreProgram | None = None,
+        *,
+        ephemeral: bool = True,
+        n_replicas: int = 0,
+    ) -> None:
         program = program or find_program()
+        self.n_masters = n
         self.nodes = [
-            StoreServer(folder / f"node-{i}", ephemeral=True, program=program, cluster=True)
-            for i in range(n)
+            StoreServer(folder / f"node-{i}", ephemeral=ephemeral, program=program, cluster=True)
+            for i in range(n * (1 + n_replicas))
         ]
 
     @property
@@ -236,24 +247,37 @@ class StoreCluster:
             node.stop()
 
     def _form(self) -> None:
-        n = len(self.nodes)
-        for i, node in enumerate(self.nodes):
+        n = self.n_masters
+        for i, node in enumerate(self.nodes[:n]):
             first, last = i * N_SLOTS // n, (i + 1) * N_SLOTS // n - 1
             ask(node.port, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
             # Distinct epochs, or the nodes settle a needless conflict first.
             ask(node.port, "CLUSTER", "SET-CONFIG-EPOCH", str(i + 1))
         for node in self.nodes[1:]:
             ask(self.nodes[0].port, "CLUSTER", "MEET", ports.LOOPBACK, str(node.port))
+        self._wait(self._is_whole)
+        for i, node in enumerate(self.nodes[n:]):
+            master = self.nodes[i % n]
+            ask(node.port, "CLUSTER", "REPLICATE", ask(master.port, "CLUSTER", "MYID") or "")
+        self._wait(self._is_in_step)
+
+    def _wait(self, holds: Callable[[StoreServer], bool]) -> None:
         give_up = time.monotonic() + START_TIMEOUT_S
-        while not all(self._is_whole(node) for node in self.nodes):
+        while not all(holds(node) for node in self.nodes):
             if time.monotonic() > give_up:
-                raise EmbeddedError(f"{n} store nodes did not form a cluster in time")
+                raise EmbeddedError(f"{len(self.nodes)} store nodes formed no cluster in time")
             time.sleep(RETRY_S)
 
     def _is_whole(self, node: StoreServer) -> bool:
         info = ask(node.port, "CLUSTER", "INFO") or ""
         known = f"cluster_known_nodes:{len(self.nodes)}\r"
         return "cluster_state:ok" in info and known in info
+
+    def _is_in_step(self, node: StoreServer) -> bool:
+        """A replica has all of its master's data."""
+        if node in self.nodes[: self.n_masters]:
+            return True
+        return "master_link_status:up" in (ask(node.port, "INFO", "replication") or "")
 
 
 def ask(port: int, *words: str, timeout_s: float = 2.0) -> str | None:

@@ -1,0 +1,1 @@
+"""The driver of faults and its verifier: what `foldstream chaos` runs."""

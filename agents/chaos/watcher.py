@@ -1,0 +1,137 @@
+"""Looks at every checkpoint through a run: where each partition stood when, and whether one fell.
+
+Reads the store and nothing else. What stays true: a sample is what the store said at its time; a
+store that is away leaves a gap, not a zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from agents.app import store_of
+from agents.chaos.bed import Bed
+from profiles.errors import StoreAway
+
+SAMPLE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A partition was first seen at next_offset (and epoch) at a time, monotonic seconds."""
+
+    at_s: float
+    next_offset: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """A checkpoint that was lower than the one seen before."""
+
+    partition: int
+    at_s: float
+    before: int
+    after: int
+
+
+class Watcher:
+    """Samples from `async with` to its end. steps: by partition, each change. falls: all."""
+
+    def __init__(self, bed: Bed, interval_s: float = SAMPLE_S) -> None:
+        settings = bed.settings(store_timeout_s=1.0)
+        self.partitions = settings.partitions
+        self.steps: dict[int, list[Step]] = {p: [] for p in range(settings.partitions)}
+        self.falls: list[Fall] = []
+        self.away_s = 0.0
+        self._store = store_of(settings)
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._store.start()
+        await self.sample()
+        self._task = asyncio.create_task(self._sample_regularly(), name="watcher")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+            await self._store.close()
+            if ended is not None and not isinstance(ended, asyncio.CancelledError):
+                raise ended  # what it did not see can't be vouched for
+
+    @property
+    def total(self) -> int:
+        """The sum of all positions as last seen."""
+        return sum(steps[-1].next_offset for steps in self.steps.values() if steps)
+
+    def position(self, partition: int) -> int:
+        """Next_offset as last seen; 0 before the first."""
+        steps = self.steps[partition]
+        return steps[-1].next_offset if steps else 0
+
+    async def reached(self, total: int, within_s: float = 120.0) -> bool:
+        """Wait until the sum of all positions is at least so much; False if it is not in time."""
+        deadline = time.monotonic() + within_s
+        while self.total < total:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(self._interval_s / 2)
+        return True
+
+    async def moved(self, since: int, within_s: float) -> float | None:
+        """Seconds until the sum of all positions is above `since`; None if it is not in time."""
+        began = time.monotonic()
+        if not await self.reached(since + 1, within_s):
+            return None
+        return time.monotonic() - began
+
+    def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
+        """By partition, the longest time without a step between two moments, seconds.
+
+        What makes sense only where events keep coming for every partition.
+        """
+        found = {}
+        for partition, steps in self.steps.items():
+            moments = [s.at_s for s in steps if begin_s < s.at_s < end_s]
+            edges = [begin_s, *moments, end_s]
+            found[partition] = max(b - a for a, b in itertools.pairwise(edges))
+        return found
+
+    async def sample(self) -> None:
+        """Look once. Raises StoreAway."""
+        for partition in range(self.partitions):
+            checkpoint = await self._store.read_checkpoint(partition)
+            steps = self.steps[partition]
+            before = steps[-1] if steps else Step(0.0, 0, 0)
+            found = Step(
+                time.monotonic(),
+                checkpoint.next_offset if checkpoint else 0,
+                checkpoint.epoch if checkpoint else 0,
+            )
+            if found.next_offset < before.next_offset:
+                self.falls.append(
+                    Fall(partition, found.at_s, before.next_offset, found.next_offset)
+                )
+            if (found.next_offset, found.epoch) != (before.next_offset, before.epoch):
+                steps.append(found)
+
+    async def _sample_regularly(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                await self.sample()
+            except StoreAway:
+                self.away_s += time.monotonic() - began + self._interval_s
+            await asyncio.sleep(self._interval_s)
