@@ -8,6 +8,7 @@ topic, partition and offset.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -139,36 +140,42 @@ def original_headers(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, by
 class FloodGuard:
     """Says when a partition's messages are mostly bad: then we are wrong, not they.
 
-    Looks at the last ``window`` messages of one partition; full windows only, so a handful of
-    bad ones at the start stops nothing. `streams.batch.NOT_BAD` says what does not count.
+    Looks at the last ``window`` messages of one partition, message by message, so it doesn't
+    matter how they come in batches. `streams.batch.NOT_BAD` says what does not count as bad.
 
-    >>> guard = FloodGuard(window=10)
-    >>> guard.observe(n_good=6, n_bad=4), guard.observe(n_good=0, n_bad=3)
-    (False, True)
+    >>> guard = FloodGuard(window=10, share=0.5)
+    >>> guard.observe(5, [(0, 100), (2, 102), (3, 103)]), guard.observe(3, [(0, 105), (1, 106)])
+    (None, None)
+    >>> guard.observe(2, [(0, 109)])
+    100
     """
 
     def __init__(self, window: int = 1_000, share: float = 0.5) -> None:
-        self._window = window
-        self._share = share
-        self._batches: list[tuple[int, int]] = []
-        self._n_good = 0
-        self._n_bad = 0
+        """share: more than this part of the window is a flood."""
+        self.window = window
+        self._most = share * window
+        self._n = 0
+        self._bad: deque[tuple[int, int]] = deque()  # number and offset, of the window only
 
-    def observe(self, n_good: int, n_bad: int) -> bool:
-        """Count one batch. True: more than the share of the window is bad.
+    @property
+    def n_bad(self) -> int:
+        """Bad ones among the last messages; at most the window's size."""
+        return len(self._bad)
 
-        The window slides by batches, so it holds at least ``window`` messages.
+    def observe(self, n: int, bad: Sequence[tuple[int, int]]) -> int | None:
+        """Count the next n messages. bad: place among them (from 0, rising) and offset.
+
+        Returns the offset of the first bad message of the window in which there were too many.
         """
-        if n_good or n_bad:
-            self._batches.append((n_good, n_bad))
-            self._n_good += n_good
-            self._n_bad += n_bad
-        while self._batches:
-            good, bad = self._batches[0]
-            if self._n_good + self._n_bad - good - bad < self._window:
-                break
-            del self._batches[0]
-            self._n_good -= good
-            self._n_bad -= bad
-        total = self._n_good + self._n_bad
-        return total >= self._window and self._n_bad > self._share * total
+        first = None
+        for place, offset in bad:
+            number = self._n + place
+            self._bad.append((number, offset))
+            while self._bad[0][0] <= number - self.window:
+                self._bad.popleft()
+            if first is None and len(self._bad) > self._most:
+                first = self._bad[0][1]
+        self._n += n
+        while self._bad and self._bad[0][0] < self._n - self.window:
+            self._bad.popleft()
+        return first

@@ -6,7 +6,7 @@ For `rebuild` (another generation beside the live one) and for looking at single
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -34,12 +34,13 @@ class ManualReader(PartitionReader):
         """bounds: max_poll_records, buffer_events, buffer_bytes, as in `PartitionReader`."""
         super().__init__(bootstrap, topic, **bounds)
         self._client_id = client_id
+        self.n_partitions = 0  # of the topic, when the reader started
         self._single: Any = None
         self._single_lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway or TopicMissing."""
-        await check_topic_exists(self.bootstrap, self.topic)
+        self.n_partitions = await check_topic_exists(self.bootstrap, self.topic)
         self._consumer = kafka_consumer(self.bootstrap, self._client_id)
         await start_client(self._consumer, self.bootstrap)
         self._start_fetching()
@@ -70,15 +71,50 @@ class ManualReader(PartitionReader):
         if not begin <= offset < end:
             return None
         async with self._single_lock:  # one consumer, one position
-            if self._single is None:
-                single = kafka_consumer(self.bootstrap, self._client_id)
-                await start_client(single, self.bootstrap)
-                self._single = single
+            await self._single_consumer()
             try:
                 async with asyncio.timeout(READ_ONE_TIMEOUT_S):
                     return await self._read_at(TopicPartition(self.topic, partition), offset)
             except (TimeoutError, KafkaError) as error:
                 raise BrokerAway(f"{self.topic}[{partition}] at {offset}: {error!r}") from error
+
+    async def read_before(
+        self, partition: int, next_offset: int, n_offsets: int
+    ) -> AsyncIterator[list[Message]]:
+        """The committed messages of the last `n_offsets` offsets before one, in portions.
+
+        Fewer than so many messages where the log has gaps or begins later. Raises BrokerAway.
+        """
+        begin = (await self.begin_offsets([partition]))[partition]
+        tp = TopicPartition(self.topic, partition)
+        at = max(begin, next_offset - n_offsets)
+        async with self._single_lock:
+            while at < next_offset:
+                try:
+                    async with asyncio.timeout(READ_ONE_TIMEOUT_S):
+                        records, at = await self._read_from(tp, at)
+                except (TimeoutError, KafkaError) as error:
+                    raise BrokerAway(f"{self.topic}[{partition}] from {at}: {error!r}") from error
+                yield [record for record in records if record.offset < next_offset]
+
+    async def _read_from(self, tp: TopicPartition, offset: int) -> tuple[list[Message], int]:
+        """Messages from an offset on, and the position behind them."""
+        single = await self._single_consumer()
+        single.assign([tp])
+        single.seek(tp, offset)
+        while True:
+            fetched = await single.getmany(tp, timeout_ms=100, max_records=500)
+            position = int(await single.position(tp))
+            if position > offset:
+                return list(fetched.get(tp, [])), position
+
+    async def _single_consumer(self) -> Any:
+        """The consumer of single looks; the lock is held."""
+        if self._single is None:
+            single = kafka_consumer(self.bootstrap, self._client_id)
+            await start_client(single, self.bootstrap)
+            self._single = single
+        return self._single
 
     async def _read_at(self, tp: TopicPartition, offset: int) -> Message | None:
         self._single.assign([tp])
