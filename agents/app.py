@@ -206,7 +206,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             limits=Limits(
                 batch_events=settings.max_batch_events,
                 cache_profiles=max(1_000, settings.cache_users // settings.partitions),
-                flood_stop=settings.flood_stop,
+                flood=settings.flood_rule(),
             ),
             now_ms=wall_clock_ms,
         )

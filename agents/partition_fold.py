@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from agents.errors import AgentsError
+from agents.flood import FloodRule, FloodWatch, LookBack
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.translate import Translator
@@ -34,10 +35,9 @@ from profiles.seen import SeenRing
 from profiles.store import Acquired, CommitBatch, LogPosition, ProfileStore
 from profiles.store_checkpoint import with_last
 from profiles.table import ProfileTable
-from streams.batch import NOT_BAD, EventBatch, RawBatch, Reject
+from streams.batch import EventBatch, RawBatch, Reject
 from streams.codec import EventCodec, encode_change
-from streams.dead_letters import FloodGuard
-from streams.errors import BrokerAway, StreamsError
+from streams.errors import BrokerAway
 from streams.events import ChangedUser, Event, ProfileChange
 
 logger = structlog.get_logger(__name__)
@@ -81,17 +81,13 @@ def our_fault(doing: str) -> Iterator[None]:
         raise FoldFault(f"{doing}: {error!r}") from error
 
 
-class DeadLetterFlood(StreamsError):
-    """More than half of a partition's last messages are bad: it stops before committing them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one partition's work."""
 
     batch_events: int
     cache_profiles: int
-    flood_stop: bool
+    flood: FloodRule | None  # None: set bad messages aside, however many
 
 
 class _News(NamedTuple):
@@ -131,8 +127,12 @@ class PartitionFold:
         limits: Limits,
         now_ms: Callable[[], int],
         warm: PartitionFold | None = None,
+        look_back: LookBack | None = None,
     ) -> None:
-        """warm: the fold of the same partition from before, if nobody else had it since."""
+        """warm: the fold of the same partition from before, if nobody else had it since.
+
+        look_back: reads what lies before in the log; without it a flood is judged by what comes.
+        """
         self.claim = acquired.claim
         self.partition = acquired.claim.partition
         self.next_offset = acquired.next_offset  # the position after everything committed
@@ -157,7 +157,9 @@ class PartitionFold:
         self._watermark_ms = acquired.checkpoint.watermark_ms if acquired.checkpoint else 0
         self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
         self._profiles: ProfileTable = warm._profiles if warm else ProfileTable(model.config.shape)
-        self._flood = FloodGuard()
+        self._flood: FloodWatch | None = None
+        if limits.flood is not None:
+            self._flood = FloodWatch(self.partition, codec, limits.flood, look_back)
         self._announced: asyncio.Future[None] | None = None
         if acquired.outbox:  # what a crash left unsent
             self._announce(acquired.outbox)
@@ -179,7 +181,7 @@ class PartitionFold:
         with self._at_work():
             with our_fault(f"decoding [{raw.start}, {raw.end})"):
                 batch = self._codec.decode_batch(raw)
-            await self._set_aside(batch)
+            await self._set_aside(raw, batch)
             await self.finish()  # the outbox holds one announcement: the one before must be out
             with our_fault(f"looking for repeats in [{batch.start}, {batch.end})"):
                 news = self._news(batch)
@@ -237,23 +239,14 @@ class PartitionFold:
         if self._announced is not None:
             self._announced.cancel()
 
-    async def _set_aside(self, batch: EventBatch) -> None:
+    async def _set_aside(self, raw: RawBatch, batch: EventBatch) -> None:
         """Dead letters are acknowledged before the commit passes them."""
-        bad = [reject for reject in batch.rejects if reject.code not in NOT_BAD]
-        flooded = self._flood.observe(len(batch) + len(batch.rejects) - len(bad), len(bad))
-        if flooded and self._limits.flood_stop:
-            first = bad[0].record.offset if bad else batch.start
-            raise DeadLetterFlood(
-                f"partition {self.partition}: more than half of the last messages are bad, the "
-                f"newest from offset {first} on ({bad[0].code if bad else 'unknown'}); mend the "
-                "producer, or set flood_stop=false to set them all aside and go on"
-            )
+        if self._flood is not None:
+            await self._flood.check(raw, batch, self._until_done)
         if not batch.rejects:
             return
         rejects = batch.rejects
-        await self._see_through(
-            asyncio.ensure_future(self._send(lambda: self._announcer.set_aside(rejects)))
-        )
+        await self._until_done(lambda: self._announcer.set_aside(rejects))
         for reject in batch.rejects:
             self._metrics.dead_letters.labels(reject.code).inc()
         self.n_dead_letters += len(batch.rejects)
@@ -381,6 +374,10 @@ class PartitionFold:
                 self.state = "waiting for broker"
                 if await self._given_up(RETRY_S):
                     raise
+
+    async def _until_done(self, send: Callable[[], Awaitable[None]]) -> None:
+        """Send and wait. Raises BrokerAway once `give_up` is set and the broker is silent."""
+        await self._see_through(asyncio.ensure_future(self._send(send)))
 
     async def _see_through(self, sending: asyncio.Future[None]) -> None:
         """Wait for the broker's answer; once `give_up` is set, only `LAST_WORD_S` longer."""

@@ -144,7 +144,7 @@ class Rebuild:
             limits=Limits(
                 batch_events=self._settings.max_batch_events,
                 cache_profiles=max(1_000, self._settings.cache_users // len(partitions)),
-                flood_stop=False,
+                flood=None,
             ),
             now_ms=wall_clock_ms,
         )

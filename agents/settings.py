@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from agents.errors import SettingsError
+from agents.flood import FloodRule
 from profiles.interactions import FIRST_OWN_CODE, MAX_KINDS, Kind, Kinds
 from streams.topics import TopicSet
 
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
     item_snapshot_interval_s: float = Field(10.0, ge=0.5, le=3_600)
     dead_letter_max_bytes: int = Field(512 * 1024, ge=1_024, le=900 * 1024)
     flood_stop: bool = Field(True, description="stop a partition that is mostly bad messages")
+    flood_window: int = Field(1_000, ge=10, le=100_000, description="messages looked at")
+    flood_share: float = Field(0.5, ge=0, lt=1, description="more of them bad is a flood")
 
     # The model
     n_factors: int = Field(64, ge=4, le=1_024)
@@ -144,6 +147,10 @@ class Settings(BaseSettings):
             Kind(kind.name, FIRST_OWN_CODE + number, kind.weight, kind.positive)
             for number, kind in enumerate(self.kinds)
         )
+
+    def flood_rule(self) -> FloodRule | None:
+        """What a flood of bad messages is; None: nothing is."""
+        return FloodRule(self.flood_window, self.flood_share) if self.flood_stop else None
 
     def topics(self) -> TopicSet:
         """The topics by the names and counts in force."""

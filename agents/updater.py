@@ -18,12 +18,12 @@ import structlog
 from mode import Service
 from xxhash import xxh3_64_intdigest
 
+from agents.flood import DeadLetterFlood, LookBack
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import (
     RETRY_S,
     Announcer,
-    DeadLetterFlood,
     FoldFault,
     Limits,
     PartitionFold,
@@ -86,7 +86,11 @@ class Parts:
     now_ms: Callable[[], int]
 
     def fold_of(
-        self, acquired: Acquired, log: LogPosition, warm: PartitionFold | None = None
+        self,
+        acquired: Acquired,
+        log: LogPosition,
+        warm: PartitionFold | None = None,
+        look_back: LookBack | None = None,
     ) -> PartitionFold:
         """The fold of one partition that has just been acquired."""
         return PartitionFold(
@@ -102,6 +106,7 @@ class Parts:
             limits=self.limits,
             now_ms=self.now_ms,
             warm=warm,
+            look_back=look_back,
         )
 
 
@@ -249,7 +254,9 @@ class ProfileUpdater(Service):
             and acquired.next_offset == warm.next_offset
         ):
             warm = None  # somebody else had it in between: what we remember may be stale
-        self.folds[partition] = self._parts.fold_of(acquired, position, warm)
+        self.folds[partition] = self._parts.fold_of(
+            acquired, position, warm, self._reader.read_before
+        )
         self._parts.model.reconcile(partition, acquired.next_offset)
         return acquired.next_offset
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from agents.flood import FloodRule
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits, PartitionFold
@@ -77,7 +78,7 @@ class Bench:
             kinds=Kinds(),
             announcer=self.broker,
             metrics=Metrics(),
-            limits=Limits(batch_events=100, cache_profiles=100, flood_stop=True),
+            limits=Limits(batch_events=100, cache_profiles=100, flood=FloodRule()),
             now_ms=lambda: 1,
             warm=warm,
         )
