@@ -5,9 +5,10 @@ bytes; no I/O. What stays true: every field can be read by people (``HGETALL``) 
 
 The checkpoint is a hash: ``next_offset``, ``epoch``, ``watermark_ms`` (decimal), ``owner`` (32
 hexadecimal digits), ``fingerprint``, ``log_cluster_id``, ``log_topic``, ``log_n_partitions``,
-``log_last_offset``, ``log_last_timestamp_ms``, ``log_last_key_hash``; ``torn`` only where a commit
-was applied in part (docs/decisions/0022-no-half-commit.md). The outbox is a MessagePack array of
-byte strings.
+``log_last_offset``, ``log_last_timestamp_ms``, ``log_last_key_hash``; only where a person accepted
+a gap in the log ``gaps`` (JSON, a list of ``[from, to]``) and ``gap_offsets`` (their sum); only
+where a commit was applied in part ``torn`` (docs/decisions/0022-no-half-commit.md). The outbox is a
+MessagePack array of byte strings.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from enum import Enum
 import msgspec
 
 from profiles.errors import Fenced, ProfilesError, RecordCorrupt, StoreMismatch, StoreWentBack
+
+Gap = tuple[int, int]
+"""Offsets [from, to) that the log does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Checkpoint:
 
     next_offset: 0 before the first commit. epoch: counts the acquires. owner: 16 bytes of the
     last one. watermark_ms: largest event time folded, 0 before the first. fingerprint: of the
-    settings that shape records. log: None when nobody has told yet.
+    settings that shape records. log: None when nobody has told yet. gaps: offsets [from, to) that
+    the log lost before (or, at its end, after) they were folded, as a person accepted them.
     """
 
     next_offset: int
@@ -51,6 +56,7 @@ class Checkpoint:
     watermark_ms: int
     fingerprint: str
     log: LogPosition | None
+    gaps: tuple[Gap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,8 @@ class CommitBatch:
     """All that the batch [start, end) changes.
 
     records: (user_id, bytes), each user once. seen: (byte position, bytes) for the ring.
-    outbox: replaces the previous one. log: with the last record folded so far.
+    outbox: replaces the previous one. log: with the last record folded so far. gaps: all accepted
+    ones, where this batch adds one; None leaves them as they stand.
     """
 
     start: int
@@ -97,6 +104,7 @@ class CommitBatch:
     outbox: Sequence[bytes]
     watermark_ms: int
     log: LogPosition
+    gaps: Sequence[Gap] | None = None
 
 
 class Outcome(Enum):
@@ -179,6 +187,14 @@ def log_fields(log: LogPosition) -> list[tuple[str, str | int]]:
     return fields
 
 
+def gap_fields(gaps: Sequence[Gap]) -> list[tuple[str, bytes | int]]:
+    """The checkpoint's fields that tell accepted gaps."""
+    return [
+        ("gaps", msgspec.json.encode(list(gaps))),
+        ("gap_offsets", sum(upto - first for first, upto in gaps)),
+    ]
+
+
 def parse_checkpoint(flat: list[bytes], key: bytes) -> Checkpoint | None:
     """HGETALL's answer as a checkpoint; None for no such key. Raises RecordCorrupt."""
     if not flat:
@@ -206,8 +222,9 @@ def parse_checkpoint(flat: list[bytes], key: bytes) -> Checkpoint | None:
             watermark_ms=number("watermark_ms") or 0,
             fingerprint=fields.get("fingerprint", b"").decode(),
             log=log,
+            gaps=tuple(msgspec.json.decode(fields.get("gaps", b"[]"), type=list[Gap])),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise RecordCorrupt(f"{key.decode()}: {error!r}; no version wrote this") from error
 
 

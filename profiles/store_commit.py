@@ -34,6 +34,7 @@ from profiles.store_checkpoint import (
     decide,
     decode_outbox,
     encode_outbox,
+    gap_fields,
     log_fields,
     parse_checkpoint,
     refusal,
@@ -223,6 +224,9 @@ class Fence:
         fields += ["watermark_ms", batch.watermark_ms]
         for name, value in log_fields(batch.log):
             fields += [name, value]
+        if batch.gaps is not None:
+            for field, told in gap_fields(batch.gaps):
+                fields += [field, told]
         body.append(pack("HSET", self._checkpoint_key, *fields))
         return body
 

@@ -78,6 +78,7 @@ class Keys:
                 raise ValueError(f"{name} {value!r}: must be 1-64 letters, digits, '.', '_' or '-'")
         self.n_partitions = n_partitions
         self.meta = f"{prefix}:meta".encode()
+        self.workers = f"{prefix}:workers".encode()
         self.everything = f"{prefix}:{generation}:*".encode()
         self.all_records = f"{prefix}:{generation}:{{*}}:u:*".encode()
         self._chunks = f"{prefix}:{generation}:items:"
