@@ -29,6 +29,7 @@ COMMANDS = {
     "tail": "tail",
     "rebuild": "rebuild",
     "doctor": "doctor",
+    "dead-letters": "dead_letters",
     "bench": "bench",
     "chaos": "chaos",
     "config": "config",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -33,7 +34,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
 from streams.errors import BrokerAway, MessageTooLarge, StreamsError
-from streams.reader import start_client
+from streams.reader import ANSWER_S, is_connected, start_client
 from streams.topics import Topic, TopicMissing, admin_client
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,11 @@ MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """Above the largest message of any topic here; aiokafka's default of 1 MB refuses a large dead
 letter."""
 
-STOP_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 5.0
+"""For what is queued at a stop; whoever must not lose it waits for its acknowledgement before."""
+
+ALONE_S: Final = 0.5
+"""The same without any connection to the broker: it is not back within a stop."""
 
 BATCH_BYTES: Final = 128 * 1024
 """aiokafka's 16 kB hold some hundred events: at full speed the round trips were the limit."""
@@ -98,18 +103,25 @@ class _Client:
 class Delivery:
     """Sends to any topic; knows the limits of the given ones.
 
-    compression: see `streams.producer.Producer`.
+    compression, answer_s: see `streams.producer.Producer`.
     """
 
     def __init__(
-        self, bootstrap: str, topics: Sequence[Topic], client_id: str, compression: str | None
+        self,
+        bootstrap: str,
+        topics: Sequence[Topic],
+        client_id: str,
+        compression: str | None,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.bootstrap = bootstrap
         self._declared = {topic.name: topic.max_message_bytes for topic in topics}
         self._limited = set(self._declared)
         self._client_id = client_id
         self._compression = compression
+        self._answer_s = answer_s
         self._client: _Client | None = None
+        self._ending: _Client | None = None
         self._replacing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -117,26 +129,36 @@ class Delivery:
         self._client = await self._connected()
 
     async def stop(self) -> None:
-        """Send what is queued, then close; within `STOP_TIMEOUT_S`.
+        """Send what is queued, then close; within `STOP_TIMEOUT_S`, without a broker at once.
 
         What is then unsent fails with BrokerAway at whoever waits for its acknowledgement.
         """
-        client = self._client
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                if self._replacing is not None:
-                    await asyncio.wait((self._replacing,))
-                client, self._client = self._client, None
-                if client is not None:
-                    await client.producer.stop()
-        except TimeoutError:
-            log.warning("the broker did not take the last messages in %.0f s", STOP_TIMEOUT_S)
-            self._client = None
-            if self._replacing is not None:
-                self._replacing.cancel()
-                await asyncio.wait((self._replacing,))
-            if client is not None:
-                await _abandon(client.producer)
+        replacing = self._replacing
+        ending = asyncio.ensure_future(self._end(replacing))
+        give_up = time.monotonic() + STOP_TIMEOUT_S
+        while not ending.done() and time.monotonic() < give_up:
+            await asyncio.wait((ending,), timeout=ALONE_S)
+            client = self._ending or self._client
+            if client is None or not is_connected(client.producer.client):
+                break
+        if ending.done():
+            ending.result()
+            return
+        log.warning("the broker did not take the last messages")
+        for task in (ending, replacing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
+        client, self._client = self._ending or self._client, None
+        if client is not None:
+            await _abandon(client.producer)
+
+    async def _end(self, replacing: asyncio.Task[None] | None) -> None:
+        if replacing is not None:
+            await asyncio.wait((replacing,))
+        self._ending, self._client = self._client, None  # nobody may queue, or replace it, any more
+        if self._ending is not None:
+            await self._ending.producer.stop()
 
     async def queue(self, message: OutMessage) -> asyncio.Future[RecordMetadata]:
         """Put a message into the send buffer, waiting while that is full.
@@ -179,6 +201,20 @@ class Delivery:
         One that fails does not keep the others: the first failure is raised once all have
         ended. Raises as `queue` does.
         """
+        results, failed = await self._settled(messages)
+        for n in failed:
+            if isinstance(results[n], StreamsError):
+                raise results[n]
+        return results
+
+    async def deliver_each(
+        self, messages: Sequence[OutMessage]
+    ) -> list[RecordMetadata | StreamsError]:
+        """As `deliver`, with what it would raise in the place of each message that failed."""
+        return (await self._settled(messages))[0]
+
+    async def _settled(self, messages: Sequence[OutMessage]) -> tuple[list[Any], list[int]]:
+        """How each message ended, after another try where that is safe; and which failed first."""
         results, failed = await self._results(messages)
         again = [n for n in failed if isinstance(results[n], NOT_TAKEN)]
         if again:
@@ -191,10 +227,11 @@ class Delivery:
         for n in failed:
             result = results[n]
             if isinstance(result, KafkaError | OSError):
-                raise _translated(result, messages[n]) from result
-            if isinstance(result, BaseException):
+                results[n] = _translated(result, messages[n])
+                results[n].__cause__ = result
+            elif isinstance(result, BaseException) and not isinstance(result, StreamsError):
                 raise result
-        return results
+        return results, failed
 
     async def _results(self, messages: Sequence[OutMessage]) -> tuple[list[Any], list[int]]:
         """How each message ended, RecordMetadata or an exception; and which are exceptions."""
@@ -250,6 +287,7 @@ class Delivery:
         producer = AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
             client_id=self._client_id,
+            request_timeout_ms=int(self._answer_s * 1_000),
             enable_idempotence=True,
             acks="all",
             linger_ms=0,
@@ -265,7 +303,7 @@ class Delivery:
         """The largest message of each topic, from its configuration at the broker: it may have
         been made or changed by others."""
         limits = dict(self._declared)
-        async with admin_client(self.bootstrap) as admin:
+        async with admin_client(self.bootstrap, self._answer_s) as admin:
             responses = await admin.describe_configs(
                 [
                     ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: ""})

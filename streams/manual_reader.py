@@ -34,13 +34,12 @@ class ManualReader(PartitionReader):
         """bounds: max_poll_records, buffer_events, buffer_bytes, as in `PartitionReader`."""
         super().__init__(bootstrap, topic, **bounds)
         self._client_id = client_id
-        self.n_partitions = 0  # of the topic, when the reader started
         self._single: Any = None
         self._single_lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway or TopicMissing."""
-        self.n_partitions = await check_topic_exists(self.bootstrap, self.topic)
+        await check_topic_exists(self.bootstrap, self.topic)
         self._consumer = kafka_consumer(self.bootstrap, self._client_id)
         await start_client(self._consumer, self.bootstrap)
         self._start_fetching()

@@ -28,12 +28,14 @@ from profiles.profile import Profile
 from profiles.record import decode_profile, facts_of
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
+from streams.batch import RawBatch
 from streams.bulk import BulkProducer
-from streams.codec import decode_change, encode
+from streams.codec import EventCodec, decode_change, encode
 from streams.embedded.guard import Guarded
 from streams.events import Cart, Click, Event, Purchase, Search
 from streams.manual_reader import ManualReader
 from streams.partitioner import partition_of
+from streams.producer import Producer
 from streams.tailing import TopicTail
 from streams.topics import TopicSet
 
@@ -106,6 +108,20 @@ async def put_raw(settings: Settings, messages: Iterable[tuple[bytes, bytes | No
         await producer.flush()
     finally:
         await producer.stop()
+
+
+async def set_aside(settings: Settings, max_bytes: int = 512 * 1024) -> int:
+    """Send what the codec refuses of the events topic to the dead letters, as a worker does.
+
+    Returns how many messages. The whole topic each time: call it twice for repeats.
+    """
+    topics = settings.topics()
+    codec = EventCodec([kind.name for kind in settings.kinds])
+    records = await messages_of(settings, topics.events.name)
+    rejects = [r for one in records for r in codec.decode_batch(RawBatch(0, 0, 1, [one])).rejects]
+    async with Producer(settings.kafka, topics) as producer:
+        await producer.send_dead_letters(rejects, topics.events.name, max_bytes)
+    return len(rejects)
 
 
 # Settings and workers -------------------------------------------------------------------------
