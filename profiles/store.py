@@ -28,6 +28,7 @@ from profiles.store_checkpoint import (
     with_last,
 )
 from profiles.store_commit import Fence, Step, unhurried
+from profiles.store_health import Health
 from profiles.store_items import ItemSnapshots, StoredSnapshot
 from profiles.store_keys import Keys
 from profiles.store_link import pack
@@ -97,6 +98,7 @@ class ProfileStore:
         self._items = ItemSnapshots(self.keys, self._pool)
         self._survey = Survey(self.keys, self._topology, self._pool)
         self._sweep = Sweep(self.keys, self._topology, self._pool, config.fingerprint)
+        self.health = Health(self.keys, self._topology, self._pool)
         self._step = step
         self._fences: dict[int, Fence] = {}
 

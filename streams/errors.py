@@ -23,6 +23,10 @@ class BrokerAway(StreamsError):
     """The broker gave no answer: pause, retry with backoff, commit nothing."""
 
 
+class NotAllowed(StreamsError):
+    """The broker is there and refuses this client a topic or group: a person must grant it."""
+
+
 class PartitionRevoked(StreamsError):
     """The partition belongs to another worker now: finish what is in flight, start nothing new."""
 

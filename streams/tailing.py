@@ -13,8 +13,8 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from streams.errors import BrokerAway
-from streams.topics import TopicMissing, partition_counts
+from streams.errors import BrokerAway, NotAllowed, StreamsError
+from streams.topics import TopicMissing, is_refusal, partition_counts
 
 POLL_MS = 200
 
@@ -77,13 +77,13 @@ class TopicTail:
     async def records(self) -> AsyncIterator[Sequence[Any]]:
         """aiokafka records in groups as they arrive; within a partition in order.
 
-        Raises BrokerAway when the broker refuses to go on.
+        Raises BrokerAway when the broker doesn't go on, NotAllowed when it may not.
         """
         while self._follow or await self._is_before_the_end():
             try:
                 found = await self._consumer.getmany(timeout_ms=POLL_MS)
             except KafkaError as error:
-                raise BrokerAway(f"topic {self._topic} cannot be read: {error!r}") from error
+                raise self._unreadable(error) from error
             group = [
                 record
                 for partition, records in found.items()
@@ -111,11 +111,16 @@ class TopicTail:
             await self._consumer.seek_to_end(*partitions)
         self._ends = await self._consumer.end_offsets(partitions)
 
+    def _unreadable(self, error: KafkaError) -> StreamsError:
+        if is_refusal(error.errno):
+            return NotAllowed(f"topic {self._topic} can't be read: {error!r}; grant READ")
+        return BrokerAway(f"topic {self._topic} can't be read: {error!r}")
+
     async def _seek_to_time(self, partitions: list[TopicPartition], from_ms: int) -> None:
         try:
             found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, from_ms))
         except KafkaError as error:
-            raise BrokerAway(f"topic {self._topic} cannot be read: {error!r}") from error
+            raise self._unreadable(error) from error
         for partition in partitions:
             if found.get(partition) is None:  # nothing that new
                 await self._consumer.seek_to_end(partition)

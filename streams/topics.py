@@ -17,13 +17,16 @@ from typing import Any, Final, Literal
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     KafkaError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 
-from streams.errors import BrokerAway, StreamsError
+from streams.errors import BrokerAway, NotAllowed, StreamsError
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +146,29 @@ class TopicReport:
 
 @dataclass(frozen=True, slots=True)
 class TopicCheck:
-    """What `check_topics` found: names of topics that are not there, and differences."""
+    """What `check_topics` found: names of topics that are not there, and differences.
+
+    denied: topics that the broker does not let us look at, and what it refused.
+    """
 
     missing: list[str]
     drift: list[Drift]
+    denied: dict[str, str]
+
+
+REFUSALS: Final = frozenset(
+    error.errno
+    for error in (
+        TopicAuthorizationFailedError,
+        GroupAuthorizationFailedError,
+        ClusterAuthorizationFailedError,
+    )
+)
+
+
+def is_refusal(code: int) -> bool:
+    """Whether Kafka's error code says that this client may not do that."""
+    return code in REFUSALS
 
 
 @asynccontextmanager
@@ -167,6 +189,8 @@ async def admin_client(bootstrap: str, timeout_s: float = 20.0) -> AsyncIterator
         except OSError as error:  # TimeoutError too
             raise BrokerAway(f"Kafka at {bootstrap} stopped answering: {error}") from error
         except KafkaError as error:
+            if is_refusal(error.errno):
+                raise NotAllowed(f"Kafka at {bootstrap} refuses this client: {error}") from error
             if error.retriable:
                 raise BrokerAway(f"Kafka at {bootstrap}: {error}") from error
             raise
@@ -177,22 +201,38 @@ async def admin_client(bootstrap: str, timeout_s: float = 20.0) -> AsyncIterator
 async def partition_counts(bootstrap: str, names: Sequence[str]) -> dict[str, int]:
     """Partition count of each topic that exists; one that does not is left out.
 
-    Raises BrokerAway.
+    Raises BrokerAway, NotAllowed.
     """
     async with admin_client(bootstrap) as admin:
         return await _partition_counts(admin, names)
 
 
 async def _partition_counts(admin: Any, names: Sequence[str]) -> dict[str, int]:
+    counts, denied = await _counts_and_denied(admin, names)
+    if denied:
+        raise NotAllowed(
+            f"topic {', '.join(sorted(denied))}: the broker refuses this client; grant it DESCRIBE"
+        )
+    return counts
+
+
+async def _counts_and_denied(
+    admin: Any, names: Sequence[str]
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Partition count by topic, and what was refused of the topics we may not look at."""
     counts: dict[str, int] = {}
+    denied: dict[str, str] = {}
     for found in await admin.describe_topics(list(names)):
         error = for_code(found["error_code"])
         if error is UnknownTopicOrPartitionError:
             continue
+        if is_refusal(found["error_code"]):
+            denied[found["topic"]] = "DESCRIBE"
+            continue
         if found["error_code"]:
             raise error(f"topic {found['topic']}")
         counts[found["topic"]] = len(found["partitions"])
-    return counts
+    return counts, denied
 
 
 async def ensure_topics(
@@ -221,10 +261,11 @@ async def check_topics(bootstrap: str, topics: Sequence[Topic]) -> TopicCheck:
     Raises BrokerAway.
     """
     async with admin_client(bootstrap) as admin:
-        counts = await _partition_counts(admin, [topic.name for topic in topics])
+        counts, denied = await _counts_and_denied(admin, [topic.name for topic in topics])
         there = [topic for topic in topics if topic.name in counts]
-        drift = await _drift(admin, there, counts) if there else []
-    return TopicCheck([topic.name for topic in topics if topic.name not in counts], drift)
+        drift = await _drift(admin, there, counts, denied) if there else []
+    missing = [t.name for t in topics if t.name not in counts and t.name not in denied]
+    return TopicCheck(missing, drift, denied)
 
 
 async def _create(admin: Any, topics: Sequence[Topic], replication: int) -> None:
@@ -261,7 +302,13 @@ async def _wait_until_led(admin: Any, names: Sequence[str], timeout_s: float = 2
         await asyncio.sleep(0.05)
 
 
-async def _drift(admin: Any, topics: Sequence[Topic], counts: dict[str, int]) -> list[Drift]:
+async def _drift(
+    admin: Any,
+    topics: Sequence[Topic],
+    counts: dict[str, int],
+    denied: dict[str, str] | None = None,
+) -> list[Drift]:
+    """denied: takes the topics whose settings we may not read; None: those are passed over."""
     resources = [
         ConfigResource(ConfigResourceType.TOPIC, topic.name, dict.fromkeys(topic.config(), ""))
         for topic in topics
@@ -269,6 +316,11 @@ async def _drift(admin: Any, topics: Sequence[Topic], counts: dict[str, int]) ->
     actual: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
         for code, message, _kind, name, entries in response.resources:
+            if is_refusal(code):
+                log.warning("settings of topic %s can't be read: not allowed", name)
+                if denied is not None:
+                    denied[name] = "DESCRIBE_CONFIGS"
+                continue
             if code:
                 raise StreamsError(f"settings of topic {name} can't be read: {message}")
             actual[name] = {entry[0]: entry[1] for entry in entries}
@@ -286,7 +338,7 @@ async def _drift(admin: Any, topics: Sequence[Topic], counts: dict[str, int]) ->
                     "a changed count moves users to other partitions",
                 )
             )
-        for setting, expected in topic.config().items():
+        for setting, expected in topic.config().items() if topic.name in actual else ():
             value = actual[topic.name].get(setting, "")
             if value != expected:
                 drift.append(
