@@ -14,6 +14,7 @@ from streams.batch import Message
 from streams.codec import decode_item
 from streams.errors import DecodeError
 from streams.events import Item
+from streams.reader import ANSWER_S
 from streams.replica import Replica
 
 logger = structlog.get_logger(__name__)
@@ -22,13 +23,16 @@ logger = structlog.get_logger(__name__)
 class Catalogue(Service):
     """All items of the shop, kept up to date from the compacted topic."""
 
-    def __init__(self, bootstrap: str, topic: str, metrics: Metrics) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, metrics: Metrics, answer_s: float = ANSWER_S
+    ) -> None:
+        """answer_s: of the broker; without one for so long, its connection is made anew."""
         super().__init__()
         self.out_of_stock: set[str] = set()
         self.version = 0  # rises with every change, so that readers know when to look again
         self._items: dict[str, Item] = {}
         self._metrics = metrics
-        self._replica = Replica(bootstrap, topic, self._take)
+        self._replica = Replica(bootstrap, topic, self._take, answer_s=answer_s)
 
     async def on_start(self) -> None:
         await self._replica.start()

@@ -123,6 +123,9 @@ class Metrics:
             "foldstream_partition_lag", "Events appended, not committed.", ["partition"], registry=r
         )
         self.assigned = Gauge("foldstream_partitions_assigned", "Partitions held.", registry=r)
+        self.rebalances = Counter(
+            "foldstream_rebalances", "Times the group dealt its partitions anew.", registry=r
+        )
         self.stopped = Gauge(
             "foldstream_partitions_stopped", "Partitions stopped by a fault.", registry=r
         )
@@ -132,6 +135,15 @@ class Metrics:
         self.items = Gauge("foldstream_items", "Items that have a vector.", registry=r)
         self.catalogue_items = Gauge(
             "foldstream_catalogue_items", "Items in the catalogue.", registry=r
+        )
+        self.gap_offsets = Counter(
+            "foldstream_gap_offsets",
+            "Offsets that the log lost before they were folded, and a person accepted.",
+            ["partition"],
+            registry=r,
+        )
+        self.record_format = Gauge(
+            "foldstream_record_format", "Format in which records are written.", registry=r
         )
         self.snapshots = Counter("foldstream_item_snapshots", "Item snapshots written.", registry=r)
         self.snapshot_time = Gauge(
@@ -150,6 +162,27 @@ class Metrics:
         self.sweep_time = Gauge(
             "foldstream_sweep_timestamp_seconds",
             "When the sweeper last ended a whole round.",
+            registry=r,
+        )
+        self.deltas_sent_bytes = Counter(
+            "foldstream_item_deltas_sent_bytes", "Of item deltas, as acknowledged.", registry=r
+        )
+        self.deltas_applied = Counter(
+            "foldstream_item_deltas_applied", "Rows of others' item deltas added.", registry=r
+        )
+        self.deltas_missed = Counter(
+            "foldstream_item_deltas_missed", "Messages of others that never came.", registry=r
+        )
+        self.deltas_pending = Gauge(
+            "foldstream_item_deltas_pending", "Rows with learning not yet sent.", registry=r
+        )
+        self.delta_listeners = Gauge(
+            "foldstream_item_deltas_listeners", "Other processes that add ours.", registry=r
+        )
+        self.delta_age_s = Gauge(
+            "foldstream_item_deltas_age_seconds",
+            "Of the newest item deltas of another worker.",
+            ["worker"],
             registry=r,
         )
         self.recommendations = Counter(

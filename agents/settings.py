@@ -78,9 +78,13 @@ class Settings(BaseSettings):
     generation: str = Field("g1", pattern=r"^[a-zA-Z0-9_-]{1,32}$")
     partitions: int = Field(16, ge=1, le=1_024, description="of events and of the profiles")
     replication: int = Field(1, ge=1, le=7, description="copies of each topic that is created")
+    newest_record_format: int | None = Field(
+        None, ge=1, description="read and write no newer one; to rehearse an upgrade"
+    )
     worker_id: str | None = Field(None, description="stable name; default: host and a number")
     group: str = Field("foldstream", pattern=r"^[a-zA-Z0-9._-]{1,64}$")
     session_timeout_ms: int = Field(10_000, ge=6_000, le=300_000)
+    broker_timeout_s: float = Field(5.0, ge=1, lt=60, description="for one answer of the broker")
 
     # What the worker does
     agents: tuple[Role, ...] = Field(ROLES, description="which agents run in this process")
@@ -90,10 +94,17 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(2.0, gt=0, le=60)
     seen_window: int = Field(262_144, ge=1_024, le=1 << 24, description="offsets a partition")
     item_snapshot_interval_s: float = Field(10.0, ge=0.5, le=3_600)
+    exchange_bytes_per_s: int = Field(
+        1_000_000, ge=0, le=1_000_000_000, description="of item deltas to other processes; 0: none"
+    )
     dead_letter_max_bytes: int = Field(512 * 1024, ge=1_024, le=900 * 1024)
     flood_stop: bool = Field(True, description="stop a partition that is mostly bad messages")
     flood_window: int = Field(1_000, ge=10, le=100_000, description="messages looked at")
     flood_share: float = Field(0.5, ge=0, lt=1, description="more of them bad is a flood")
+
+    accept_gap: bool = Field(
+        False, description="go on where the log lost events before they were folded; counted"
+    )
 
     # The model
     n_factors: int = Field(64, ge=4, le=1_024)

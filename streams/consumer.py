@@ -21,8 +21,10 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from streams.errors import BrokerAway, PartitionRevoked
 from streams.partition_buffers import State
 from streams.reader import (
+    ANSWER_S,
     PartitionReader,
     check_topic_exists,
+    is_connected,
     kafka_consumer,
     start_client,
     stop_consumer,
@@ -48,6 +50,7 @@ class ConsumerConfig:
     partitions back at once, without a rebalance); None: a dynamic member.
     session_timeout_ms: without a sign of life for so long, the partitions go to others.
     rebalance_timeout_ms: so long may ``on_revoked`` take before the group goes on without us.
+    answer_s: a request unanswered for so long has lost its broker.
     buffer_events, buffer_bytes: bounds of each partition's buffer.
     """
 
@@ -59,6 +62,7 @@ class ConsumerConfig:
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 1_000
     rebalance_timeout_ms: int = 30_000
+    answer_s: float = ANSWER_S
     max_poll_records: int = 2_000
     buffer_events: int = 20_000
     buffer_bytes: int = 8 * 1024 * 1024
@@ -104,6 +108,7 @@ class BatchConsumer(PartitionReader):
         self._consumer = kafka_consumer(
             config.bootstrap,
             config.client_id,
+            config.answer_s,
             group_id=config.group,
             group_instance_id=config.instance_id,
             session_timeout_ms=config.session_timeout_ms,
@@ -132,9 +137,10 @@ class BatchConsumer(PartitionReader):
             self._commit_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._commit_task
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_COMMIT_S):
-                await self._commit_now()
+        if is_connected(self._consumer._client):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_COMMIT_S):
+                    await self._commit_now()
         await stop_consumer(self._consumer, leave)
 
     def request_commit(self, partition: int, next_offset: int) -> None:

@@ -43,7 +43,14 @@ class MessageTooLarge(StreamsError):
 
 
 class OffsetGap(StreamsError):
-    """The log no longer holds (or never held) the offset to go on from: a hard stop."""
+    """The log no longer holds (or never held) the offset to go on from: a hard stop.
+
+    gap: the offsets [from, to) that are missing, where known.
+    """
+
+    def __init__(self, detail: str, gap: tuple[int, int] | None = None) -> None:
+        super().__init__(detail)
+        self.gap = gap
 
 
 class LogMismatch(StreamsError):

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from streams.batch import Message
 from streams.errors import BrokerAway
 from streams.reader import (
+    ANSWER_S,
     PartitionReader,
     check_topic_exists,
     kafka_consumer,
@@ -29,18 +30,26 @@ class ManualReader(PartitionReader):
     """`next_batch` and the rest of `PartitionReader`, on partitions given by `assign`."""
 
     def __init__(
-        self, bootstrap: str, topic: str, *, client_id: str = "foldstream-reader", **bounds: int
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        client_id: str = "foldstream-reader",
+        answer_s: float = ANSWER_S,
+        **bounds: int,
     ) -> None:
-        """bounds: max_poll_records, buffer_events, buffer_bytes, as in `PartitionReader`."""
+        """answer_s: as in `ConsumerConfig`. bounds: max_poll_records, buffer_events and
+        buffer_bytes, as in `PartitionReader`."""
         super().__init__(bootstrap, topic, **bounds)
         self._client_id = client_id
+        self._answer_s = answer_s
         self._single: Any = None
         self._single_lock = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway or TopicMissing."""
         await check_topic_exists(self.bootstrap, self.topic)
-        self._consumer = kafka_consumer(self.bootstrap, self._client_id)
+        self._consumer = kafka_consumer(self.bootstrap, self._client_id, self._answer_s)
         await start_client(self._consumer, self.bootstrap)
         self._start_fetching()
 
@@ -110,7 +119,7 @@ class ManualReader(PartitionReader):
     async def _single_consumer(self) -> Any:
         """The consumer of single looks; the lock is held."""
         if self._single is None:
-            single = kafka_consumer(self.bootstrap, self._client_id)
+            single = kafka_consumer(self.bootstrap, self._client_id, self._answer_s)
             await start_client(single, self.bootstrap)
             self._single = single
         return self._single

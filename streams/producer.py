@@ -17,6 +17,7 @@ from streams.codec import encode
 from streams.dead_letters import MAX_VALUE_BYTES, dead_letter
 from streams.delivery import Delivery, OutMessage
 from streams.events import Event, Impression, Item, Recommendation, Request
+from streams.reader import ANSWER_S
 from streams.topics import TopicMissing, TopicSet, partition_counts
 
 
@@ -25,7 +26,8 @@ class Producer:
 
     compression: ``zstd``, ``lz4``, ``gzip`` or None (zstd cost a fifth of lz4, which aiokafka runs
     at its slowest level). A message alone is sent at once (no linger);
-    under load they gather while the previous request is under way.
+    under load they gather while the previous request is under way. answer_s: without an answer to
+    a request for so long, it is sent again on a new connection.
     Every method that sends raises MessageTooLarge for a message above its topic's limit (the
     others, and later ones, go through), TopicMissing, and BrokerAway.
     """
@@ -36,10 +38,11 @@ class Producer:
         topics: TopicSet,
         client_id: str = "foldstream-producer",
         compression: str | None = "zstd",
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.bootstrap = bootstrap
         self.topics = topics
-        self._delivery = Delivery(bootstrap, topics.all(), client_id, compression)
+        self._delivery = Delivery(bootstrap, topics.all(), client_id, compression, answer_s)
 
     async def start(self) -> None:
         """Connect. Raises BrokerAway, and TopicMissing when one of the topics is not there.
@@ -158,6 +161,10 @@ class Producer:
         return await self._send(
             self.topics.profile_changes.name, value, b"%d" % partition, partition=partition
         )
+
+    async def send_item_deltas(self, sender: str, value: bytes) -> RecordMetadata:
+        """Tell other processes what was learned; value: of `streams.item_deltas.encode_deltas`."""
+        return await self._send(self.topics.item_deltas.name, value, sender.encode())
 
     async def send_dead_letters(
         self, rejects: Sequence[Reject], source_topic: str, max_bytes: int = MAX_VALUE_BYTES

@@ -42,8 +42,21 @@ POLL_MS: Final = 100
 """Longest wait of one turn: so long may a moved end without messages, or a partition that was
 just resumed, wait while all others are silent. Messages are handed on at once."""
 
-STOP_S: Final = 5.0
+ANSWER_S: Final = 5.0
+"""A request unanswered for so long has lost its broker, and its connection is made anew: nothing
+else notices that the far end is gone without a word. Below a session (6 s at least), so that a
+heartbeat gets its second chance within it; above the longest honest wait seen, 2 s of a broker
+whose disk is busy. A group that rebalances for longer is only asked again."""
+
+FETCH_BYTES: Final = 2 * 1024 * 1024
+"""One answer to a fetch, which has to come within `ANSWER_S` over a slow link too (0.5 MB/s). Still
+tens of thousands of events: larger ones were no faster."""
+
+STOP_S: Final = 2.0
 """For the goodbye at a stop: with a broker that answers it takes milliseconds."""
+
+NOBODY_S: Final = 0.2
+"""The same where no connection is left to say it on."""
 
 HOPELESS: Final = (
     TopicAuthorizationFailedError,
@@ -57,23 +70,28 @@ CORRUPT_TRIES: Final = 5
 """A damaged answer may have been the network; five in a row are the disk."""
 
 
-def kafka_consumer(bootstrap: str, client_id: str, **settings: Any) -> Any:
+def kafka_consumer(
+    bootstrap: str, client_id: str, answer_s: float = ANSWER_S, **settings: Any
+) -> Any:
     """An aiokafka consumer with what every reader here relies on; not started.
 
     read_committed: aborted events must not be folded. auto_offset_reset none: the default would
     skip events silently. max_poll_interval: never (24 days); the default leaves the group after
     five minutes without a fetch, which is what a pause for a store that is away looks like.
+    metadata_max_age: a topic that is given more partitions must not be folded on by the old count;
+    the default looks every five minutes.
     """
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         client_id=client_id,
         enable_auto_commit=False,
         isolation_level="read_committed",
-        request_timeout_ms=20_000,
+        request_timeout_ms=int(answer_s * 1_000),
         fetch_min_bytes=QUIET[0],
         fetch_max_wait_ms=QUIET[1],
-        fetch_max_bytes=16 * 1024 * 1024,
+        fetch_max_bytes=FETCH_BYTES,
         max_poll_interval_ms=2**31 - 1,
+        metadata_max_age_ms=10_000,
         **{"auto_offset_reset": "none"} | settings,
     )
 
@@ -90,12 +108,17 @@ async def start_client(client: Any, bootstrap: str) -> None:
         raise
 
 
+def is_connected(client: Any) -> bool:
+    """Whether an aiokafka client has any connection left (its far end may be silent)."""
+    return any(connection.connected() for connection in client._conns.values())
+
+
 async def stop_consumer(consumer: Any, leave: bool = False) -> None:
     """Stop an aiokafka consumer, also when its broker is away: within seconds, without an error.
 
     leave: a static member leaves its group too; otherwise its partitions idle for the session
     time-out, which is right only before a restart.
-    Its own `stop` then waits for the request time-out (20 s), or ends with a CancelledError that
+    Its own `stop` then waits for the request time-out, or ends with a CancelledError that
     nobody sent.
     """
     if leave and consumer._coordinator is not None:
@@ -103,9 +126,10 @@ async def stop_consumer(consumer: Any, leave: bool = False) -> None:
         # joins again behind it), but never for a static member: so let it be none.
         consumer._coordinator._group_instance_id = None
     stopping = asyncio.ensure_future(consumer.stop())
-    done, _ = await asyncio.wait((stopping,), timeout=STOP_S)
+    patience_s = STOP_S if is_connected(consumer._client) else NOBODY_S
+    done, _ = await asyncio.wait((stopping,), timeout=patience_s)
     if not done:
-        log.warning("no goodbye to the broker within %.0f s", STOP_S)
+        log.warning("no goodbye to the broker within %g s", patience_s)
         stopping.cancel()
         await asyncio.wait((stopping,), timeout=1.0)
     if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
@@ -247,6 +271,11 @@ class PartitionReader:
             return None
         # A buffer can be ahead of the last answer's number only by what the answer brought.
         return None if stable is None else max(0, stable - buffer.start)
+
+    def n_partitions(self) -> int | None:
+        """The topic's partition count as last heard (every ten seconds); None: not heard yet."""
+        known = self._consumer.partitions_for_topic(self.topic)
+        return len(known) if known else None
 
     async def begin_offsets(self, partitions: Iterable[int]) -> dict[int, int]:
         """First offset that the log still holds, of any partitions. Raises BrokerAway."""
@@ -422,15 +451,20 @@ class PartitionReader:
 
     async def _gap(self, buffer: PartitionBuffer) -> OffsetGap:
         wanted, partition = buffer.end, buffer.partition
+        gap: tuple[int, int] | None = None
         try:
             begin = (await self.begin_offsets([partition]))[partition]
             end = (await self.end_offsets([partition]))[partition]
             holds = f"the log holds {begin} to {end}"
+            if not begin <= wanted <= end:
+                gap = (wanted, begin) if wanted < begin else (end, wanted)
+                holds += f", so offsets [{gap[0]}, {gap[1]}) are missing"
         except BrokerAway as error:
             holds = f"its range is not known: {error}"
         return OffsetGap(
-            f"{self.topic}[{partition}]: offset {wanted} is out of range, {holds}; retention took "
-            "events that were not folded, or the topic was made anew: rebuild into a new generation"
+            f"{self.topic}[{partition}]: offset {wanted} is out of range, {holds}; retention or a "
+            "person took events before they were read, or the log lost its end",
+            gap,
         )
 
     async def _log_offsets(self, method: Any, partitions: Iterable[int]) -> dict[int, int]:

@@ -1,8 +1,8 @@
-"""Replica: reads a whole topic, from its beginning and without a group, and keeps reading.
+"""Replica: reads a whole topic, without a group, and keeps reading.
 
-For topics that every process needs entirely (the catalogue). What stays true: messages of a
-partition arrive in order and each at least once; after `caught_up`, everything that was in the
-topic when the replica started has arrived.
+For topics that every process needs entirely (the catalogue, others' learning). What stays true:
+messages of a partition arrive in order and each at least once; after `caught_up`, everything that
+was in the topic when the replica started has arrived.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -20,6 +20,7 @@ from aiokafka.errors import CorruptRecordException, KafkaError
 from streams.batch import Message
 from streams.errors import BrokerAway, StreamsError
 from streams.reader import (
+    ANSWER_S,
     CORRUPT_TRIES,
     HOPELESS,
     check_topic_exists,
@@ -39,12 +40,18 @@ broker came back (#1154). An idle broker answers four times a second."""
 
 RETRY_S: Final = 1.0
 
+FROM_END: Final = -1
+"""As a place to begin: behind everything that is there."""
+
 
 class Replica:
     """Hands every message of a topic to ``on_message``.
 
     on_message: called on the event loop, one message at a time; quick. What it raises ends the
-    replica: `caught_up` and `wait` raise it.
+    replica: `caught_up` and `wait` raise it. after_round: awaited when the messages of one answer
+    were handed over, before their positions count: work that may take longer, and that holds the
+    reading back. start_at: by partition, where to begin: an offset, or `FROM_END`; default, and
+    for one outside of what the broker has: the oldest message.
     """
 
     def __init__(
@@ -53,11 +60,18 @@ class Replica:
         topic: str,
         on_message: Callable[[Message], None],
         client_id: str = "foldstream-replica",
+        *,
+        answer_s: float = ANSWER_S,
+        after_round: Callable[[], Awaitable[None]] | None = None,
+        start_at: Mapping[int, int] | None = None,
     ) -> None:
         self.bootstrap = bootstrap
         self.topic = topic
         self._on_message = on_message
+        self._after_round = after_round
+        self._start_at = start_at or {}
         self._client_id = client_id
+        self._answer_s = answer_s
         self._next_offsets: dict[int, int] = {}
         self._goal: dict[int, int] = {}
         self._caught_up = asyncio.Event()
@@ -79,7 +93,11 @@ class Replica:
         except (KafkaError, OSError) as error:
             await stop_consumer(consumer)
             raise BrokerAway(f"offsets of {self.topic}: {error}") from error
-        self._next_offsets = {tp.partition: offset for tp, offset in begins.items()}
+        for tp, begin in begins.items():
+            wanted = self._start_at.get(tp.partition, begin)
+            if wanted == FROM_END:
+                wanted = ends[tp]
+            self._next_offsets[tp.partition] = wanted if begin <= wanted <= ends[tp] else begin
         self._goal = {tp.partition: offset for tp, offset in ends.items()}
         self._task = asyncio.create_task(self._run(), name=f"replica {self.topic}")
 
@@ -126,6 +144,23 @@ class Replica:
         """Whether `caught_up` would return at once."""
         return self._caught_up.is_set()
 
+    async def reached_end(self) -> None:
+        """Return once everything that is in the topic now has been handed over.
+
+        Raises what ended the replica, and BrokerAway.
+        """
+        if self._task is None:
+            raise StreamsError("the replica is not started")
+        partitions = [TopicPartition(self.topic, p) for p in self._next_offsets]
+        try:
+            ends = await self._consumer.end_offsets(partitions)
+        except (KafkaError, OSError) as error:
+            raise BrokerAway(f"offsets of {self.topic}: {error}") from error
+        self._goal = {tp.partition: offset for tp, offset in ends.items()}
+        self._caught_up.clear()
+        self._note_progress()
+        await self.caught_up()
+
     def next_offsets(self) -> dict[int, int]:
         """For each partition, the position behind what was handed over."""
         return dict(self._next_offsets)
@@ -133,7 +168,9 @@ class Replica:
     async def _connect(self) -> Any:
         # earliest: when compaction or retention has overtaken us, the oldest message left is the
         # right place to go on for a reader that only wants the present state.
-        consumer = kafka_consumer(self.bootstrap, self._client_id, auto_offset_reset="earliest")
+        consumer = kafka_consumer(
+            self.bootstrap, self._client_id, self._answer_s, auto_offset_reset="earliest"
+        )
         await start_client(consumer, self.bootstrap)
         return consumer
 
@@ -186,6 +223,9 @@ class Replica:
                 for record in fetched.get(tp, ()):
                     self._on_message(record)
                     self.n_messages += 1
+            if fetched and self._after_round is not None:
+                await self._after_round()
+            for tp in partitions:
                 self._next_offsets[tp.partition] = await consumer.position(tp)
                 answered_at = max(answered_at, (consumer.last_poll_timestamp(tp) or 0) / 1_000)
             if time.time() - answered_at > STUCK_S:

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from streams.batch import Message
 from streams.errors import BrokerAway
-from streams.reader import kafka_consumer, start_client
+from streams.reader import kafka_consumer, start_client, stop_consumer
 from streams.topics import Topic
 
 Answer = TypeVar("Answer")
@@ -27,8 +27,10 @@ ANSWER_S = 3.0
 class RecentMessages:
     """Reads the end of one topic."""
 
-    def __init__(self, bootstrap: str, topic: Topic) -> None:
+    def __init__(self, bootstrap: str, topic: Topic, answer_s: float = ANSWER_S) -> None:
+        """answer_s: longest wait for a look, connecting included."""
         self._bootstrap = bootstrap
+        self._answer_s = answer_s
         self._topic = topic.name
         self._n_partitions = topic.partitions or 1
         self._consumer: Any = None
@@ -57,7 +59,7 @@ class RecentMessages:
 
     async def _limited(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         try:
-            return await asyncio.wait_for(work, ANSWER_S)
+            return await asyncio.wait_for(work, self._answer_s)
         except (TimeoutError, KafkaError, OSError) as error:
             await self._drop()
             raise BrokerAway(
@@ -67,11 +69,7 @@ class RecentMessages:
     async def _opened(self) -> Any:
         if self._consumer is None:
             consumer = kafka_consumer(self._bootstrap, "foldstream-dashboard")
-            try:
-                await start_client(consumer, self._bootstrap)
-            except BaseException:  # also when the time limit cancels us half way
-                await consumer.stop()
-                raise
+            await start_client(consumer, self._bootstrap)  # closes it, whatever ends the start
             consumer.assign(self._partitions(None))
             consumer.pause(*self._partitions(None))
             self._consumer = consumer
@@ -80,7 +78,7 @@ class RecentMessages:
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
     def _partitions(self, partition: int | None) -> list[TopicPartition]:
         numbers = range(self._n_partitions) if partition is None else [partition]
@@ -103,7 +101,7 @@ class RecentMessages:
         found: list[Message] = []
         unread = list(wanted)
         # Half the time limit: a batch that was compacted away must not make a page wait.
-        give_up_s = time.monotonic() + ANSWER_S / 2
+        give_up_s = time.monotonic() + self._answer_s / 2
         while unread and time.monotonic() < give_up_s:
             fetched = await consumer.getmany(*unread, timeout_ms=200)
             for records in fetched.values():

@@ -22,8 +22,11 @@ STALLED_S = 30.0
 """Loops turn several times a second; the longest honest pause seen, the first compilation of the
 kernel on a busy machine, is about 13 s."""
 
-FETCH_STALE_S = 5.0
+FETCH_STALE_S = 3.0
 """The broker answers a fetch within 0.25 s even when there is nothing to read."""
+
+SLOW_S = 1.0
+"""A neighbour answers a cheap question within milliseconds; the rest of a second may be our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Cause:
 
 @dataclass(slots=True)
 class Neighbours:
-    """What the last look at store and broker said; None: it answered (or was not asked yet)."""
+    """What the last look at store and broker said; no cause: it answered (or was not asked yet)."""
 
     causes: dict[str, str] = field(default_factory=dict)
     answering_since: dict[str, float] = field(default_factory=dict)  # monotonic seconds
@@ -52,14 +55,19 @@ class Neighbours:
         ask: gives up by itself within seconds; it is not cancelled, because a store client that
         is cancelled in the middle of an answer has to throw its connection away.
         """
+        began = time.monotonic()
         try:
             await ask()
         except (ProfilesError, StreamsError) as error:
-            self.causes[name] = str(error)
+            self.causes[name] = f"away: {error}"
             self.answering_since.pop(name, None)
+            return
+        self.answering_since.setdefault(name, time.monotonic())
+        took_s = time.monotonic() - began
+        if took_s > SLOW_S:
+            self.causes[name] = f"slow: its last answer took {took_s:.1f} s"
         else:
             self.causes.pop(name, None)
-            self.answering_since.setdefault(name, time.monotonic())
 
 
 def progress_ages(worker: Worker, now_ms: int) -> dict[str, float]:
@@ -96,7 +104,7 @@ def readiness(worker: Worker, neighbours: Neighbours) -> list[Cause]:
     """Why this worker doesn't do all of its work right now; empty when it does."""
     if not worker.readiness.reached.is_set():
         return [Cause("worker", "starting")]
-    causes = [Cause(name, f"away: {why}") for name, why in sorted(neighbours.causes.items())]
+    causes = [Cause(name, why) for name, why in sorted(neighbours.causes.items())]
     if worker.updater is not None:
         causes += _updater_causes(worker)
     return causes
@@ -116,9 +124,10 @@ def _updater_causes(worker: Worker) -> list[Cause]:
     missing = sorted(assigned - updater.folds.keys())
     if missing:
         causes.append(Cause("updater", f"taking over partitions {_some(missing)}"))
-    waiting = sorted(p for p, fold in updater.folds.items() if fold.state == "waiting for store")
+    waiting = {p: fold for p, fold in updater.folds.items() if fold.state == "waiting for store"}
     if waiting:
-        causes.append(Cause("store", f"partitions {_some(waiting)} wait for it"))
+        why = waiting[min(waiting)].away_because
+        causes.append(Cause("store", f"partitions {_some(sorted(waiting))} wait for it: {why}"))
     age_s = consumer.fetch_age_s()
     if age_s > FETCH_STALE_S:
         causes.append(Cause("broker", f"no answer to a fetch for {age_s:.0f} s"))

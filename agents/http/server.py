@@ -40,6 +40,9 @@ logger = structlog.get_logger(__name__)
 LOOK_EVERY_S = 1.0
 """Between two looks at store and broker."""
 
+LOOK_S = 2.0
+"""Longest look at the broker: with the pause and a page's share, trouble shows within 5 s."""
+
 GOODBYE_S = 2
 """Open connections get this long at a stop; a browser reconnects by itself."""
 
@@ -54,12 +57,14 @@ class HttpServer(Service):
         self.worker = worker
         self.instance = instance or settings.instance_id()
         self.address: str | None = None
+        self.last_port: int | None = None  # of this start or the one before
         self.neighbours = Neighbours()
         self._taker = StateTaker(worker, self.instance, time.monotonic())
         self.snapshot = self._taker.take(time.monotonic())
         # The smallest topic: what is asked is whether the broker answers at all.
         dead_letters = TopicSet(settings.topic_prefix, settings.partitions).dead_letters
         self._broker = RecentMessages(settings.kafka, dead_letters)
+        self._probe = RecentMessages(settings.kafka, dead_letters, LOOK_S)  # waits for no page
         self._pages: Pages | None = None
         if "dashboard" in settings.agents:
             # Not at the top of the module: NiceGUI takes a second or two to import, and a worker
@@ -76,7 +81,7 @@ class HttpServer(Service):
         """Listen, then say where. Raises PortTaken."""
         settings = self.worker.settings
         self._socket = listen(settings.host, settings.port)
-        port = self._socket.getsockname()[1]
+        port = self.last_port = self._socket.getsockname()[1]
         app = self.application()
         if self._pages is not None:
             self._pages.mount(app)
@@ -115,6 +120,7 @@ class HttpServer(Service):
         if self._pages is not None:
             await self._pages.close()
         await self._broker.close()
+        await self._probe.close()
         if self._socket is not None:
             self._socket.close()
 
@@ -134,12 +140,15 @@ class HttpServer(Service):
             await self.sleep(SAMPLE_S)
 
     @Service.task
-    async def _look_at_neighbours(self) -> None:
+    async def _look_at_store(self) -> None:
         while not self.should_stop:
-            await asyncio.gather(
-                self.neighbours.look("store", self.worker.store.read_meta),
-                self.neighbours.look("broker", self._broker.ends),
-            )
+            await self.neighbours.look("store", self.worker.store.read_meta)
+            await self.sleep(LOOK_EVERY_S)
+
+    @Service.task
+    async def _look_at_broker(self) -> None:
+        while not self.should_stop:
+            await self.neighbours.look("broker", self._probe.ends)
             await self.sleep(LOOK_EVERY_S)
 
     def not_ready(self) -> list[Cause]:
