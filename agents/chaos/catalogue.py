@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from agents.chaos.scenario import Scenario
-from agents.chaos.scenarios import kill
+from agents.chaos.scenarios import kill, links, soak
 from agents.errors import UsageError
 
-SCENARIOS: tuple[Scenario, ...] = (*kill.SCENARIOS,)
+SCENARIOS: tuple[Scenario, ...] = (
+    *kill.SCENARIOS,
+    *links.SCENARIOS,
+    *soak.SCENARIOS,
+)
 
 
 def chosen(names: list[str]) -> list[Scenario]:
