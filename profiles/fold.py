@@ -116,6 +116,7 @@ def _constants(config: FoldConfig) -> Constants:
         context_scale=float(config.context_scale),
         half_life_ms=config.popularity_half_life_s * 1000.0,
         retention_ms=config.retention_ms,
+        long_term_from=int(config.long_term_from),
         max_norm=float(config.max_norm),
         learn=bool(config.learn),
     )

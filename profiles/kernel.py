@@ -17,18 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.decay import decayed
+from profiles.half import nearest_half
 from profiles.hashing import index_get
 from profiles.items import CLOCK_MS, N_LEARNED, N_SEEN, RING_N, RING_NEXT, ItemColumns
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import draw_below, event_seed
 from profiles.profile import ProfileColumns
-from profiles.record import clear_row
+from profiles.record_columns import clear_row
 
 LEAST_COEFFICIENT = 0.01
 """A history entry that counts less in the context than this learns nothing (step 3)."""
 
 LEAST_Q = 1e-12
 """Floor of a draw's probability: only an item never seen, in an empty table, comes near it."""
+
+LARGEST_SUM = 1e38
+"""A user's sum of squares stops here: a record holds no infinity."""
 
 FOLDED, LEARNED, CLIPPED, RESET = range(4)
 """Places in the counters that `fold_events` fills."""
@@ -49,6 +53,7 @@ class Constants(NamedTuple):
     context_scale: float
     half_life_ms: float
     retention_ms: int
+    long_term_from: int
     max_norm: float
     learn: bool
 
@@ -215,6 +220,8 @@ def _learn(
 ) -> Real:  # fmt: skip
     """Steps 1 to 3 for one positive; s holds the context from before it. Returns the loss.
 
+    The long-term vector learns from the user's `long_term_from`-th learned event on; the history
+    has an entry for each of those before.
     A loss that is not finite says that a vector was not.
     """
     K = len(s.x)
@@ -252,10 +259,14 @@ def _learn(
     for a in range(users.n_history[user]):
         if s.history_row[a] >= 0 and s.coefficient[a] >= np.float32(LEAST_COEFFICIENT):
             _step(items, s.history_row[a], s.coefficient[a], s.gradient, g_square, c)
-    users.long_term_sum[user] += g_square / np.float32(K)
+    if users.n_history[user] < min(c.long_term_from - 1, users.history_hash.shape[1]):
+        return np.float64(weight) * loss
+    total: Real = users.long_term_sum[user] + g_square / np.float32(K)
+    users.long_term_sum[user] = min(total, np.float32(LARGEST_SUM))
     step = np.float32(c.rate) / np.sqrt(np.float32(c.sum_start) + users.long_term_sum[user])
     for k in range(K):
-        users.long_term[user, k] -= step * s.gradient[k]
+        # What a record keeps of it: else the result depended on when the profile was evicted.
+        users.long_term[user, k] = nearest_half(users.long_term[user, k] - step * s.gradient[k])
     return np.float64(weight) * loss
 
 

@@ -1,8 +1,9 @@
 """The fold once more, slow and obvious: docs/model.md line by line, to hold the kernel to.
 
 Shares no arithmetic with `kernel.py`: draws, start values and hashes of draws are written here in
-plain Python. Works in float64 and rounds what is stored to float32 after every event, as the kernel
-does, so the two agree to rounding (a few 1e-5 after some hundred events).
+plain Python. Works in float64 and rounds what is stored after every event, as the kernel does
+(long-term vectors to float16, the rest to float32), so the two agree to rounding (a few 1e-5 after
+some hundred events; a long-term vector to a step of float16).
 """
 
 from __future__ import annotations
@@ -206,11 +207,13 @@ class ReferenceFold:
         for item, coefficient in context:
             if coefficient >= 0.01:
                 self._step(item, coefficient * G)
+        self.n_learned += 1
+        if len(profile.history) < min(config.long_term_from - 1, config.shape.history):
+            return  # the history has an entry for each learned event before this one
         long_term = np.zeros(K) if profile.long_term is None else profile.long_term.astype(float)
         profile.long_term_sum = float(np.float32(profile.long_term_sum + G @ G / K))
         rate = config.rate / math.sqrt(config.sum_start + profile.long_term_sum)
-        profile.long_term = (long_term - rate * G).astype(np.float32)
-        self.n_learned += 1
+        profile.long_term = (long_term - rate * G).astype(np.float16).astype(np.float32)
 
     def _step(self, item: ReferenceItem, gradient: NDArray[np.float64]) -> None:
         config = self.config

@@ -1,6 +1,6 @@
 """The sizes of a profile and the constants of the fold, as plain values with their reasons.
 
-What changes bytes of a record's facts is in the fingerprint: a store made with another one is
+What changes the facts is in the fingerprint: a store made with another one is
 refused (`StoreMismatch`), and the way on is a new generation. What only changes learning (rates,
 negatives) may be changed between two runs.
 """
@@ -10,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+"""The newest format of a record that this worker reads and writes; that of a new generation."""
+
+RECORD_FORMATS = tuple(range(1, RECORD_VERSION + 1))
+"""All of them (`profiles.record`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,9 @@ class FoldConfig:
     popularity_weight: of log(count + .1) in the score.
     retention_ms: a profile whose newest event is older starts afresh; 0: kept for ever.
     n_seen_slots: offsets within which a repeated event id is recognised.
+    long_term_from: a user's long-term vector stays zero before this learned event: few events say
+        little beyond the context, and its bytes are the largest part of a record. (A user's
+        learned events are counted by the history, so with a shorter one it is when that is full.)
     max_norm: a longer user vector is cut to this length for its step. It is never reached on
         honest data (the longest seen is near 10); it keeps a wrong rate from ending in NaN.
     learn: False folds facts only and leaves vectors and items alone (`rebuild --check`).
@@ -68,12 +75,15 @@ class FoldConfig:
     popularity_weight: float = 0.2
     retention_ms: int = 0
     n_seen_slots: int = 262_144
+    long_term_from: int = 5
     max_norm: float = 1_000.0
     learn: bool = True
 
     def __post_init__(self) -> None:
         if self.n_recent < 0 or self.n_uniform < 0:
             raise ValueError("n_recent and n_uniform can't be negative")
+        if self.long_term_from < 1:
+            raise ValueError("long_term_from must be at least 1: from the first event on")
         if self.n_ring < 1 or self.n_seen_slots < 1:
             raise ValueError("n_ring and n_seen_slots must be at least 1")
         if self.popularity_half_life_s <= 0:
@@ -90,7 +100,7 @@ class FoldConfig:
         False
         """
         parts = [
-            f"record={RECORD_VERSION}",
+            "record=1",  # of the facts, which no format has changed: its canonical form
             f"factors={self.shape.n_factors}",
             f"history={self.shape.history}",
             f"tokens={self.shape.n_tokens}",

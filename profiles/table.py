@@ -13,20 +13,32 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.half import LARGEST_HALF
 from profiles.profile import Profile, ProfileColumns
-from profiles.record import CORRUPT, OK, columns_for, pack, profile_at, record_ends, refusal, unpack
-from profiles.shape import ModelShape
+from profiles.record import check_format, refusal
+from profiles.record_batch import most_record_bytes, pack, unpack
+from profiles.record_bytes import CORRUPT, OK
+from profiles.record_columns import columns_for, profile_at
+from profiles.shape import RECORD_VERSION, ModelShape
 
 
 class ProfileTable:
     """A bounded cache of profiles.
 
     columns: the arrays that kernels work on; replaced when the table grows.
+    record_format: what `pack` writes; it may change between two calls. `load` reads every format,
+    also mixed, so a record of an older one is written anew when its user comes back.
     """
 
-    def __init__(self, shape: ModelShape, capacity: int = 1024) -> None:
-        """capacity: rows to begin with; the table doubles when they are used up."""
+    def __init__(
+        self, shape: ModelShape, capacity: int = 1024, record_format: int = RECORD_VERSION
+    ) -> None:
+        """capacity: rows to begin with; the table doubles when they are used up.
+
+        Raises ValueError for a format that this worker can't write.
+        """
         self.shape = shape
+        self.record_format = record_format
         self.columns: ProfileColumns = columns_for(max(capacity, 1), shape)
         self.last_event: NDArray[np.int32] = np.full(max(capacity, 1), -1, np.int32)
         self._row_of: dict[str, int] = {}
@@ -40,6 +52,15 @@ class ProfileTable:
 
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._row_of
+
+    @property
+    def record_format(self) -> int:
+        """The format that `pack` writes. Setting one that can't be written raises ValueError."""
+        return self._record_format
+
+    @record_format.setter
+    def record_format(self, record_format: int) -> None:
+        self._record_format = check_format(record_format)
 
     @property
     def n_bytes(self) -> int:
@@ -76,7 +97,8 @@ class ProfileTable:
         code, number = unpack(data, ends, rows, self.columns)
         if code != OK:
             self.drop(user_ids[number:])
-            raise refusal(code, user_ids[number], joined[number][0])
+            raise refusal(code, user_ids[number], joined[number])
+        self._round_old(rows, data[np.minimum(ends[:-1], len(data) - 1)])
         self._tick += 1
         self._used_at[rows] = self._tick
 
@@ -96,11 +118,11 @@ class ProfileTable:
         return found
 
     def pack(self, rows: NDArray[np.int32]) -> list[bytes]:
-        """The records of rows, in their order."""
-        ends = record_ends(rows, self.columns)
-        out = np.empty(int(ends[-1]), np.uint8)
-        pack(rows, ends, self.columns, out)
-        data = out.tobytes()
+        """The records of rows, in their order, in the table's format."""
+        ends = np.empty(len(rows) + 1, np.int64)
+        out = np.empty(len(rows) * most_record_bytes(self.shape), np.uint8)
+        pack(rows, self.columns, self.record_format, out, ends)
+        data = out[: ends[-1]].tobytes()
         return [data[start:end] for start, end in pairwise(ends.tolist())]
 
     def profile(self, user_id: str) -> Profile:
@@ -133,6 +155,16 @@ class ProfileTable:
         oldest = rows[np.argpartition(self._used_at[rows], surplus - 1)[:surplus]]
         self.drop(self.user_ids(oldest))
         return surplus
+
+    def _round_old(self, rows: NDArray[np.int32], formats: NDArray[np.uint8]) -> None:
+        """Long-term vectors of format 1 may be float32: make them what the fold makes of its own.
+
+        At once, not at the next event: else the result depended on when a profile was evicted.
+        """
+        old = rows[formats == 1]
+        if len(old):
+            vectors = self.columns.long_term[old].clip(-LARGEST_HALF, LARGEST_HALF)
+            self.columns.long_term[old] = vectors.astype(np.float16)
 
     def _rows_for(self, user_ids: Sequence[str]) -> NDArray[np.int32]:
         row_of, users, free = self._row_of, self._user_at, self._free

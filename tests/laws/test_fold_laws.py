@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from profiles.fold import fold_batch
 from profiles.items import ItemTable
-from profiles.record import facts_of
+from profiles.record import decode_profile, facts_of
 from profiles.reference import OneInteraction, ReferenceFold, columns_of
-from profiles.shape import FoldConfig, ModelShape
+from profiles.shape import RECORD_FORMATS, RECORD_VERSION, FoldConfig, ModelShape
 from profiles.table import ProfileTable
 
 CONFIG = FoldConfig(shape=ModelShape(n_factors=8, history=3, n_tokens=2), n_ring=7)
@@ -53,10 +53,15 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
 class Folded:
     """A table, its records in a pretended store, and the item table behind them."""
 
-    def __init__(self, config: FoldConfig = CONFIG, keep_cached: bool = True) -> None:
+    def __init__(
+        self,
+        config: FoldConfig = CONFIG,
+        keep_cached: bool = True,
+        record_format: int = RECORD_VERSION,
+    ) -> None:
         self.config = config
         self.keep_cached = keep_cached
-        self.profiles = ProfileTable(config.shape, capacity=1)
+        self.profiles = ProfileTable(config.shape, capacity=1, record_format=record_format)
         self.items = ItemTable(config.shape, config, capacity=1)
         self.records: dict[str, bytes] = {}
         self.watermark_ms = 0
@@ -84,14 +89,15 @@ class Folded:
         }
 
 
+@pytest.mark.parametrize("record_format", RECORD_FORMATS)
 @given(stream=streams(), cuts=st.lists(st.integers(0, 60)), keep_cached=st.booleans())
 @SLOW
 def test_any_cut_into_batches_and_any_eviction_gives_the_same_bytes(
-    stream: list[OneInteraction], cuts: list[int], keep_cached: bool
+    record_format: int, stream: list[OneInteraction], cuts: list[int], keep_cached: bool
 ) -> None:
-    whole = Folded().fold(stream)
+    whole = Folded(record_format=record_format).fold(stream)
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    pieces = Folded(keep_cached=keep_cached)
+    pieces = Folded(keep_cached=keep_cached, record_format=record_format)
     for start, end in pairwise(edges):
         pieces.fold(stream[start:end])
     assert pieces.records == whole.records
@@ -126,15 +132,20 @@ def test_a_replay_from_a_snapshot_gives_the_same_bytes(
         replace(CONFIG, n_recent=0, n_uniform=4),
         replace(CONFIG, retention_ms=30_000),
         replace(CONFIG, popularity_half_life_s=3.0),
+        replace(CONFIG, long_term_from=1),
     ],
-    ids=["8+8", "0+4", "retention", "short half-life"],
+    ids=["8+8", "0+4", "retention", "short half-life", "long term at once"],
 )
 @given(stream=streams(most=120))
 @settings(max_examples=25, deadline=None)
 def test_the_kernel_agrees_with_the_slow_maths(
     config: FoldConfig, stream: list[OneInteraction]
 ) -> None:
-    """Facts exactly; vectors to 2e-4, the rounding of float32 over some hundred events."""
+    """Facts exactly; item vectors to 2e-4, the rounding of float32 over some hundred events.
+
+    Vectors of users to 1e-3: a long-term vector is rounded to float16, and where the two differ
+    before that they may take neighbours, which are up to 2**-10 of the number apart.
+    """
     folded = Folded(config).fold(stream)
     slow = ReferenceFold(config)
     for one in stream:
@@ -157,8 +168,8 @@ def test_the_kernel_agrees_with_the_slow_maths(
             np.testing.assert_allclose(
                 zeros if ours is None else ours,
                 zeros if theirs is None else theirs,
-                rtol=2e-4,
-                atol=2e-4,
+                rtol=1e-3,
+                atol=1e-3,
             )
     for one in stream:
         if one.item in slow.items:
@@ -181,3 +192,44 @@ def test_facts_do_not_depend_on_the_item_table(stream: list[OneInteraction]) -> 
         assert {u: facts_of(r) for u, r in folded.records.items()} == {
             u: facts_of(r) for u, r in learned.records.items()
         }
+
+
+@given(stream=streams(), at=st.integers(0, 60), long_term_from=st.integers(1, 5))
+@SLOW
+def test_facts_and_item_vectors_do_not_depend_on_the_record_format(
+    stream: list[OneInteraction], at: int, long_term_from: int
+) -> None:
+    """Half the stream in format 1, the rest in format 2, read back between: as all in format 2."""
+    config = replace(CONFIG, long_term_from=long_term_from)
+    whole = Folded(config).fold(stream)
+    mixed = Folded(config, keep_cached=False, record_format=1)
+    mixed.fold(stream[:at])
+    assert {record[0] for record in mixed.records.values()} <= {1}
+    mixed.profiles.record_format = 2
+    if stream[at:]:
+        mixed.fold(stream[at:])
+    back = {one.user for one in stream[at:]}
+    assert all(mixed.records[user] == whole.records[user] for user in back)
+    assert all(
+        facts_of(mixed.records[user]) == facts_of(whole.records[user]) for user in whole.records
+    )
+    assert mixed.item_bytes() == whole.item_bytes()
+
+
+@given(stream=streams())
+@SLOW
+def test_a_long_term_vector_is_zero_until_its_learned_event(stream: list[OneInteraction]) -> None:
+    """Exactly zero: a record then has no bytes of it."""
+    config = replace(CONFIG, long_term_from=3)
+    folded = Folded(config)
+    n_learned: dict[str, int] = {}
+    newest: dict[str, int] = {}
+    for one in stream:
+        folded.fold([one])
+        if one.positive and newest.get(one.user) != one.item:
+            n_learned[one.user] = n_learned.get(one.user, 0) + 1
+            newest[one.user] = one.item
+        profile = decode_profile(folded.records[one.user], config.shape)
+        if n_learned.get(one.user, 0) < config.long_term_from:
+            assert profile.long_term is None
+            assert profile.long_term_sum == 0
