@@ -106,13 +106,13 @@ class ReplayLedger:
         self._delivery = delivery
         self._begun_s = 0.0
 
-    async def open(self, lease_s: float = LEASE_S) -> list[str]:
+    async def open(self, lease_s: float = LEASE_S, patience_s: float = 2 * LEASE_S) -> list[str]:
         """Read the ledger, and settle what a killed run has left; returns what was settled, for
         people.
 
-        Raises ReplayBusy while another run is at work.
+        Raises ReplayBusy when another run is at work for longer than patience_s.
         """
-        deadline = time.monotonic() + 2 * lease_s
+        deadline = time.monotonic() + patience_s
         while True:
             self.state = await read_ledger(self._bootstrap, self._topic)
             now_ms = time.time_ns() // 1_000_000
@@ -158,7 +158,7 @@ class ReplayLedger:
         )
         mine = await self._write(entry)
         for other in await self._entries(self.state.next_offset, mine.offset):
-            if other.run != self.run:
+            if other.run != self.run and other.state == "begun":
                 await self.done(group, [])
                 raise self._busy(other)
         self.state.next_offset = mine.offset + 1
