@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from agents.chaos.scenario import Scenario
-from agents.chaos.scenarios import kill, links, soak
+from agents.chaos.scenarios import broker, kill, links, soak, store
 from agents.errors import UsageError
 
 SCENARIOS: tuple[Scenario, ...] = (
     *kill.SCENARIOS,
+    *broker.SCENARIOS,
+    *store.SCENARIOS,
     *links.SCENARIOS,
     *soak.SCENARIOS,
 )
