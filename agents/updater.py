@@ -18,6 +18,7 @@ import structlog
 from mode import Service
 from xxhash import xxh3_64_intdigest
 
+from agents.errors import AgentsError
 from agents.flood import DeadLetterFlood, LookBack
 from agents.metrics import Metrics
 from agents.model import Model
@@ -346,8 +347,15 @@ class ProfileUpdater(Service):
                 return
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        """What `_follow` has no answer for ends the worker: it replays from the last commit."""
-        error = None if task.cancelled() else task.exception()
+        """What `_follow` has no answer for ends the worker: it replays from the last commit.
+
+        A cancellation too: nobody here cancels it, and the partition would stand still in silence.
+        """
+        error: BaseException | None = None
+        if not task.cancelled():
+            error = task.exception()
+        elif task in self._tasks.values():
+            error = AgentsError(f"{task.get_name()} was cancelled from outside")
         if error is not None:
             self._crashes.append(asyncio.ensure_future(self.crash(error)))
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import faust
 import uvloop
 from threadpoolctl import threadpool_limits
 
 from agents import logs
-from agents.app import build_app, prepare
+from agents.app import Worker, build_app, prepare
 from agents.instance import worker_number
 from agents.settings import Settings
 
 
-def run_worker(settings: Settings) -> None:
+def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = build_app) -> None:
     """Run until SIGINT or SIGTERM, or until something fails that may not be passed over.
 
+    build: makes the worker's parts from settings and number; chaos puts faults between them.
     Raises the error that ended the worker; a supervisor starts it again, and it replays from the
     last commit.
     """
@@ -26,7 +28,7 @@ def run_worker(settings: Settings) -> None:
         # Before Faust starts: its consumer must find the topic of its agent.
         loop.run_until_complete(prepare(settings))
         worker = faust.Worker(
-            build_app(settings, number).app,
+            build(settings, number).app,
             loop=loop,
             quiet=True,
             redirect_stdouts=False,

@@ -18,7 +18,7 @@ from typing import Final
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
-from streams.errors import BrokerAway, PartitionRevoked
+from streams.errors import BrokerAway, PartitionRevoked, StreamsError
 from streams.partition_buffers import State
 from streams.reader import (
     ANSWER_S,
@@ -206,6 +206,10 @@ class BatchConsumer(PartitionReader):
                         self.seek(partition, next_offset)
         except Exception as error:  # noqa: BLE001  handed to the owner by `failed` and next_batch
             self._fail(error)
+        except asyncio.CancelledError:
+            if self._opening is asyncio.current_task():  # not `_stop_opening`: who else?
+                self._fail(StreamsError(f"taking over partitions of {self.topic} was cancelled"))
+            raise
 
     async def _stop_opening(self) -> None:
         task, self._opening = self._opening, None

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
+
 from agents.chaos.scenario import StoreKind
+from agents.chaos.victim import VictimOrder
 from agents.chaos.worker_process import WorkerProcess
 from agents.settings import Settings, load_settings
 from streams.embedded.kafka import KafkaServer
@@ -105,6 +108,13 @@ class Bed:
     def worker(self, name: str, **settings: Any) -> WorkerProcess:
         """A worker that is not started yet: `async with`, or `start` and `terminate`."""
         worker = WorkerProcess(self.settings(worker_id=name, **settings))
+        self.adopt(worker)
+        return worker
+
+    def victim(self, name: str, order: VictimOrder, **settings: Any) -> WorkerProcess:
+        """A worker that harms itself as it is told to."""
+        command = ("-m", "agents.chaos.victim", msgspec.json.encode(order).decode())
+        worker = WorkerProcess(self.settings(worker_id=name, **settings), command=command)
         self.adopt(worker)
         return worker
 

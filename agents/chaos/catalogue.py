@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from agents.chaos.scenario import Scenario
-from agents.chaos.scenarios import broker, kill, links, soak, store
+from agents.chaos.scenarios import (
+    between_steps,
+    broker,
+    kill,
+    links,
+    odd,
+    rescale,
+    soak,
+    store,
+    zombie,
+)
 from agents.errors import UsageError
 
 SCENARIOS: tuple[Scenario, ...] = (
     *kill.SCENARIOS,
+    *between_steps.SCENARIOS,
+    *zombie.SCENARIOS,
+    *rescale.SCENARIOS,
+    *odd.SCENARIOS,
     *broker.SCENARIOS,
     *store.SCENARIOS,
     *links.SCENARIOS,

@@ -209,6 +209,14 @@ class WorkerProcess:
         """The end of its output."""
         return self.process.log_tail()
 
+    def state(self) -> str:
+        """As the kernel says it: R or S while it runs, T when it is stopped, "" when it is gone."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(errors="replace")
+        except OSError:
+            return ""
+        return stat.rpartition(")")[2].split()[0]
+
     def rss_bytes(self) -> int:
         """Resident memory; 0 when it is gone."""
         try:

@@ -1,0 +1,83 @@
+"""Keeps workers running, as an orchestrator does: starts again what ended or stopped living.
+
+What stays true: it decides by exit and `/livez` alone, never by what a worker has folded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+from agents.chaos.worker_process import WorkerProcess
+
+LOOK_S = 0.25
+LIVEZ_FAILURES = 3
+"""In a row, a second apart, before a worker is killed for not living."""
+
+
+class Keeper:
+    """Keeps the workers that it was given, from `async with` to its end.
+
+    exits: (worker, exit code) of each that ended by itself. n_restarts_for_livez: killed because
+    it said that it does not live. Workers in `left_alone` are the scenario's for a while.
+    """
+
+    def __init__(self) -> None:
+        self.workers: list[WorkerProcess] = []
+        self.left_alone: set[WorkerProcess] = set()
+        self.exits: list[tuple[str, int | None]] = []
+        self.n_restarts_for_livez = 0
+        self._task: asyncio.Task[None] | None = None
+        self._bad: dict[WorkerProcess, int] = {}
+        self._asked: dict[WorkerProcess, float] = {}
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._keep(), name="keeper")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(ended, Exception):
+                raise ended
+        await asyncio.gather(*(worker.kill() for worker in self.workers if worker.alive()))
+
+    async def keep(self, worker: WorkerProcess) -> None:
+        """Start it, and again whenever it ends."""
+        await worker.start()
+        self.workers.append(worker)
+
+    async def let_go(self, worker: WorkerProcess) -> None:
+        """A graceful stop, for good."""
+        self.workers.remove(worker)
+        await worker.terminate()
+
+    async def _keep(self) -> None:
+        while True:
+            for worker in list(self.workers):
+                if worker in self.left_alone:
+                    continue
+                if not worker.alive():
+                    self.exits.append((worker.name, worker.exit_code))
+                    await worker.start()
+                elif time.monotonic() - self._asked.get(worker, 0.0) > 1.0:
+                    await self._look(worker)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, worker: WorkerProcess) -> None:
+        self._asked[worker] = time.monotonic()
+        status, _ = await worker.ask("/livez", timeout_s=1.0)
+        self._bad[worker] = self._bad.get(worker, 0) + 1 if status == 503 else 0
+        if self._bad[worker] >= LIVEZ_FAILURES and worker not in self.left_alone:
+            self._bad[worker] = 0
+            self.n_restarts_for_livez += 1
+            await worker.kill()
+            await worker.start()

@@ -1,0 +1,62 @@
+"""SIGKILL between every two steps of the main path, by the worker itself at the very place."""
+
+from __future__ import annotations
+
+import random
+
+from agents.chaos.bed import Bed
+from agents.chaos.load import Load
+from agents.chaos.points import POINTS
+from agents.chaos.scenario import Plan, Report, Scenario
+from agents.chaos.verifier import verify
+from agents.chaos.victim import VictimOrder
+from agents.chaos.watcher import Watcher
+
+N_EVENTS = 8_000
+SIGKILLED = 137
+DEATH_S = 120.0
+
+
+async def between_steps(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
+    """All points in a drawn order, each with a worker that dies there at a drawn visit; then one
+    that lives."""
+    load = Load(bed, plan.seed, N_EVENTS, n_users=200, n_items=50, repeat=0.1, malformed=0.05)
+    await load.done()
+    n_killed = 0
+    async with Watcher(bed) as watcher:
+        points = draw.sample(POINTS, max(2, round(len(POINTS) * min(1.0, plan.share))))
+        for point in points:
+            visit = draw.randint(1, 4)
+            report.step(f"killed at {point!r}, visit {visit}")
+            order = VictimOrder(point=point, visit=visit)
+            async with bed.victim("w0", order) as victim:
+                code = await victim.ended(DEATH_S)
+            n_killed += report.check(
+                code == SIGKILLED, "the worker dies where it is told to",
+                f"{point!r}: {code}; {victim.log_tail()[-300:] if code != SIGKILLED else ''}",
+            )  # fmt: skip
+        async with bed.worker("w0"):
+            await verify(bed, report, watcher)
+    report.figure("kills", n_killed)
+    most = (n_killed + 1) * bed.partitions  # the last start repeats too
+    repeated = report.figures["announcements repeated"].value
+    report.check(
+        isinstance(repeated, int) and repeated <= most,
+        "a kill repeats at most the announcement of one batch a partition",
+        f"{repeated} repeated, at most {most}",
+    )
+
+
+SCENARIOS = (
+    Scenario(
+        "between-steps",
+        "SIGKILL between every two steps from fetch to Kafka commit",
+        "facts are an undisturbed fold's; no announcement lost; a kill repeats at most one batch "
+        "a partition",
+        1.5,
+        between_steps,
+        default_runs=50,
+        settings={"max_batch_events": 40, "cache_users": 1_000},
+        timed=False,
+    ),
+)
