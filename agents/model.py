@@ -14,15 +14,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from mode import Service
 
+from agents.exchange.covers import Covers
 from agents.metrics import Metrics
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
+from profiles.store_items import Lineage, StoredSnapshot
 from profiles.view import ItemDelta, ItemView
 from profiles.warmup import warmup
 
@@ -111,27 +113,49 @@ class Stillness:
                 self._let_go.set()
 
 
+class Exchange(Protocol):
+    """What the table needs of `agents.exchange.deltas`."""
+
+    async def replay(self, lineage: Lineage | None) -> None:
+        """Add to the table of a snapshot what was sent since."""
+
+    async def drained(self) -> None:
+        """Return once everything of ours is sent. Raises BrokerAway."""
+
+
 class Model(Service):
     """The item table, the thread that alone writes to it, and the view that others read.
 
     tainted: the table holds learning of a batch that was not committed. From then until
-    `take_back` no reader sees it and no snapshot is made of it.
+    `take_back` no reader sees it and no snapshot is made of it. unsettled: others' learning is
+    being added to another snapshot. base: version of the snapshot that the table and everyone's
+    deltas go back to. exchange: None: nobody tells us anything.
     """
 
-    def __init__(self, config: FoldConfig, store: ProfileStore, metrics: Metrics) -> None:
+    exchange: Exchange | None = None
+
+    def __init__(
+        self, config: FoldConfig, store: ProfileStore, metrics: Metrics, *, folds: bool = True
+    ) -> None:
+        """folds: False: this process only reads; what it has came from others."""
         super().__init__()
         self.config = config
         self.items = ItemTable(config.shape, config)
         self.view = ItemView(config.shape, config)
         self.stillness = Stillness()
         self.learned_to: dict[int, int] = {}  # by partition: next_offset whose learning we hold
+        self.own: dict[int, int] = {}  # those of them that are folded here
+        self.covers = Covers({})  # how far others know what we learned
+        self.base = ""
         self.tainted = False
+        self.unsettled = False
         # Held from taking a snapshot to its last byte, and by `take_back`: else the table goes back
         # to a snapshot that is just being replaced, and the next one mixes chunks of both.
         self.saving = asyncio.Lock()
-        self._viewing = asyncio.Lock()  # held from taking what changed until readers see it
+        self.viewing = asyncio.Lock()  # held from taking what changed until readers see it
         self._snapshot_version: str | None = None  # of the snapshot that the table came from
         self._committed = asyncio.Event()
+        self._folds = folds
         self._store = store
         self._metrics = metrics
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -161,8 +185,31 @@ class Model(Service):
 
     def note_commit(self, partition: int, next_offset: int) -> None:
         """A fold was committed: readers may see what it learned, soon."""
-        self.learned_to[partition] = next_offset
+        self.learned_to[partition] = self.own[partition] = next_offset
         self._committed.set()
+
+    def note_covers(self, positions: Mapping[int, int]) -> None:
+        """We hold what somebody else learned up to these positions."""
+        for partition, next_offset in positions.items():
+            self.learned_to[partition] = max(next_offset, self.learned_to.get(partition, 0))
+
+    def note_news(self) -> None:
+        """Others' learning was added: readers may see it, soon."""
+        self._committed.set()
+
+    def note_handed_back(self, partition: int) -> None:
+        """A partition is not folded here any more."""
+        self.own.pop(partition, None)
+        self.covers.forget(partition)
+
+    def known_to_all(self) -> dict[int, int]:
+        """By partition, up to where everyone has what was learned."""
+        return self.learned_to | self.covers.sent
+
+    def share(self) -> None:
+        """From here on tell others; what the table holds counts as known. In the model thread."""
+        self.items.share()
+        self.covers = Covers(self.own)
 
     @Service.task
     async def _publish_regularly(self) -> None:
@@ -179,15 +226,16 @@ class Model(Service):
             # Under full load no moment is quiet by itself: the older the view, the longer new
             # folds are held back for one.
             patience_s = min(MOST_PATIENCE_S, max(QUIET_S, began - published))
-            async with self.stillness.still(patience_s) as quiet, self._viewing:
-                if quiet and not self.tainted:
-                    self._publish(await self.run(self.items.take_delta))
+            async with self.stillness.still(patience_s) as quiet, self.viewing:
+                if quiet and not self.tainted and not self.unsettled:
+                    self.publish(await self.run(self.items.take_delta))
                     published = time.perf_counter()
                 else:
                     self._committed.set()  # what was committed is still to be seen
             await self.sleep(pause_after(time.perf_counter() - began))
 
-    def _publish(self, delta: ItemDelta) -> None:
+    def publish(self, delta: ItemDelta) -> None:
+        """Let readers see a delta; hold `viewing` from taking it."""
         self.view.apply(delta)
         self._metrics.items.set(len(self.view))
 
@@ -196,7 +244,8 @@ class Model(Service):
         learned_to = self.learned_to.get(partition, 0)
         self._metrics.model_lost.inc(max(0, next_offset - learned_to))
         self._metrics.model_relearned.inc(max(0, learned_to - next_offset))
-        self.learned_to[partition] = next_offset
+        self.learned_to[partition] = self.own[partition] = next_offset
+        self.covers.set(partition, next_offset)
 
     async def take_back(self, positions: Callable[[], Mapping[int, int]]) -> None:
         """After a refused batch: go back to the last snapshot, unless somebody did already.
@@ -209,18 +258,52 @@ class Model(Service):
                 await self._go_back(positions)
 
     async def catch_up(self, positions: Callable[[], Mapping[int, int]]) -> None:
-        """On becoming the writer of snapshots: go on from the newest, if it isn't ours.
+        """On becoming the writer of snapshots: go on from the newest.
 
-        Else our table, which never saw what the writer before us learned last, would replace it.
-        Raises StoreAway.
+        When it goes back to another base than our table, which then never saw what the writer
+        before us learned last. Raises StoreAway, BrokerAway.
         """
         async with self.saving:
-            if await self._store.item_snapshot_version() != self._snapshot_version:
+            found = await self._store.item_snapshot_base()
+            version, base = found or (None, "")
+            if version == self._snapshot_version:
+                return
+            if self.exchange is None:
                 await self._go_back(positions)
+                return
+            if base != self.base:
+                await self._rebase()
+            await self.run(self.items.mark_unsaved)  # its rows are in another order
 
-    def note_snapshot(self, version: str) -> None:
+    def note_snapshot(self, version: str, base: str) -> None:
         """The table was written as this snapshot."""
-        self._snapshot_version = version
+        self._snapshot_version, self.base = version, base
+
+    async def rebase(self) -> None:
+        """Go back to the newest snapshot and add what was sent since; what of ours is pending
+        stays. Raises StoreAway, BrokerAway: ask again, until then nothing of ours is sent."""
+        async with self.saving:
+            if not self.tainted:
+                await self._rebase()
+
+    async def _rebase(self) -> None:
+        assert self.exchange is not None
+        if self.items.sharing is None:
+            await self.restore()
+            return
+        await self.exchange.drained()
+        found = await self._store.read_item_snapshot()
+        if found is None:
+            return
+        other = await asyncio.to_thread(self._table_of, found)
+        self.unsettled = True
+        await self.run(lambda: self.items.rebase(other))
+        self.note_covers(found.next_offsets)
+        await self.exchange.replay(found.lineage)
+        self.base, self.unsettled = found.lineage.base or "", False
+        self._snapshot_version = None  # its rows are in another order
+        self._committed.set()
+        logger.info("item table moved to a new base", base=self.base)
 
     async def _go_back(self, positions: Callable[[], Mapping[int, int]]) -> None:
         await self.restore()
@@ -228,23 +311,38 @@ class Model(Service):
             self.reconcile(partition, next_offset)
 
     async def restore(self) -> None:
-        """Go back to the last snapshot: at start; later by `take_back`. Raises StoreAway."""
+        """Go back to the last snapshot and add what was sent since: at start; later by
+        `take_back`. Raises StoreAway, BrokerAway."""
+        if self.exchange is not None and self.items.sharing is not None:
+            await self.exchange.drained()
         found = await self._store.read_item_snapshot()
-
-        def take() -> tuple[ItemTable, ItemDelta]:
-            if found is None:
-                table = ItemTable(self.config.shape, self.config)
-            else:
-                table = ItemTable.restore(
-                    self.config.shape, self.config, found.header, found.chunks
-                )
-            return table, table.take_delta()
-
-        async with self._viewing:
-            self.items, delta = await self.run(take)
-            self.learned_to = dict(found.next_offsets) if found else {}
-            self._snapshot_version = found.version if found else None
-            self.tainted = False
+        table = await self.run(lambda: self._table_of(found))
+        self.unsettled = True
+        await self.run(lambda: self._replace(table))
+        self.own.clear()
+        self.learned_to = dict(found.next_offsets) if found else {}
+        self._snapshot_version = found.version if found else None
+        self.base = (found.lineage.base or "") if found else ""
+        if self.exchange is not None:
+            await self.exchange.replay(found.lineage if found else None)
+        async with self.viewing:
+            delta = await self.run(self._begin)
+            self.tainted = self.unsettled = False
             self.view.reset()
-            self._publish(delta)
+            self.publish(delta)
         logger.info("item table restored", items=len(self.view), from_snapshot=found is not None)
+
+    def _table_of(self, found: StoredSnapshot | None) -> ItemTable:
+        if found is None:
+            return ItemTable(self.config.shape, self.config)
+        return ItemTable.restore(self.config.shape, self.config, found.header, found.chunks)
+
+    def _replace(self, table: ItemTable) -> None:
+        self.items = table
+
+    def _begin(self) -> ItemDelta:
+        """Everything in the table is known to all: what others are told begins here."""
+        delta = self.items.take_delta()
+        if self.exchange is not None and self._folds:
+            self.share()
+        return delta

@@ -20,6 +20,7 @@ from profiles.errors import SnapshotBroken
 from profiles.hashing import HashIndex, item_hash
 from profiles.negatives import start_vectors
 from profiles.shape import FoldConfig, ModelShape
+from profiles.sharing import RowChanges, Sharing, add_changes, rows_of_hashes
 from profiles.view import ItemDelta as ItemDelta
 from profiles.view import ItemView as ItemView
 
@@ -31,7 +32,8 @@ CHUNK_ROWS = 4096
 
 SNAPSHOT_VERSION = 1
 
-CHANGED_FOR_DELTA, CHANGED_FOR_SNAPSHOT = 1, 2
+CHANGED_FOR_DELTA, CHANGED_FOR_SNAPSHOT, CHANGED_BY_OTHERS = 1, 2, 4
+"""Bits of `changed`. The kernel writes 3: whatever others changed before, now it is ours too."""
 
 N_LEARNED, N_SEEN, CLOCK_MS, RING_NEXT, RING_N = range(5)
 """Places in `ItemColumns.state`."""
@@ -103,7 +105,11 @@ class ItemTable:
         self._index = HashIndex(capacity)
         self.hashes: NDArray[np.uint64] = np.zeros(capacity, np.uint64)
         self.columns = self._columns(capacity)
+        self.sharing: Sharing | None = None
         self._n_in_delta = 0
+        self._recent: list[NDArray[np.uint64]] = []  # our positives since they were last taken
+        self._n_recent_taken = 0  # how many there were, also those that are no more in `_recent`
+        self._n_recent_at = 0  # N_LEARNED up to which they are in `_recent`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,10 +147,13 @@ class ItemTable:
 
         The first delta of a table, restored ones too, begins at row 0 and holds every row: a view
         that gets it starts over. So one caller takes deltas and gives each to all views.
+        Of a table that is shared, what changed here is pending for others from now on.
         """
         columns, n = self.columns, len(self.ids)
         rows = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_DELTA).astype(np.int32)
-        columns.changed[rows] &= 0xFF ^ CHANGED_FOR_DELTA
+        if self.sharing is not None:
+            self.sharing.note(rows[columns.changed[rows] & CHANGED_BY_OTHERS == 0])
+        columns.changed[rows] &= 0xFF ^ (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
         first_new, self._n_in_delta = self._n_in_delta, n
         return ItemDelta(
             first_new=first_new,
@@ -158,9 +167,121 @@ class ItemTable:
             n_learned=self.n_learned,
         )
 
-    def snapshot(self, full: bool = False) -> ItemSnapshot:
+    def share(self) -> None:
+        """Keep account of what others don't know; everything so far counts as known to all."""
+        self._gather_recent()
+        self._recent.clear()
+        self.sharing = Sharing(self, self.config.popularity_half_life_s)
+
+    def stop_sharing(self) -> None:
+        """Nobody listens. The next snapshot is whole: public rows are no more."""
+        self.sharing = None
+        self._recent.clear()
+        self.mark_unsaved()
+
+    def take_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
+        """What to send next, see `Sharing.take`; only for a table that is shared."""
+        assert self.sharing is not None
+        changes = self.sharing.take(self, most_rows, overdue)
+        if changes is not None:
+            rows = self._rows_of_hashes(changes.hashes)
+            self.columns.changed[rows] |= CHANGED_FOR_SNAPSHOT
+        return changes
+
+    def take_recent(self, most: int) -> tuple[int, NDArray[np.uint64]]:
+        """Positives learned here since the last call: how many, and the newest items' hashes."""
+        self._gather_recent()
+        recent = np.concatenate([*self._recent, np.zeros(0, np.uint64)])
+        n, self._n_recent_taken = self._n_recent_taken, 0
+        self._recent.clear()
+        return n, recent[-most:] if most else recent[:0]
+
+    def add_changes(self, changes: RowChanges) -> int:
+        """Others' learning, between two batches. Returns how many rows could not be placed."""
+        columns, state = self.columns, self.columns.state
+        state[CLOCK_MS] = max(state[CLOCK_MS], changes.clock_ms)
+        new = [item_id for item_id in changes.new_ids.values() if item_id not in self._row_of]
+        if new:
+            self._add(new)
+            columns = self.columns
+            rows = np.arange(len(self.ids) - len(new), len(self.ids), dtype=np.int32)
+            columns.changed[rows] |= CHANGED_BY_OTHERS
+        found = self._rows_of_hashes(changes.hashes)
+        places = np.flatnonzero(found >= 0)
+        rows = found[places]
+        half_life_s = self.config.popularity_half_life_s
+        add_changes(columns._asdict(), rows, changes, places, self.clock_ms, half_life_s)
+        if self.sharing is not None:
+            self.sharing.add(self, rows, changes, places)
+        self._mark_others(rows)
+        self._see(rows[(columns.seen_at[rows] < 0) & (columns.n_positive[rows] > 0)])
+        return len(changes) - len(places)
+
+    def add_recent(self, n_learned: int, hashes: NDArray[np.uint64]) -> None:
+        """Others' positives, oldest first: they are drawn as negatives here too."""
+        self._gather_recent()
+        columns, state = self.columns, self.columns.state
+        rows = self._rows_of_hashes(hashes)
+        size = len(columns.ring)
+        rows = rows[rows >= 0][-size:]
+        places = (state[RING_NEXT] + np.arange(len(rows))) % size
+        n_free = size - int(state[RING_N])
+        np.subtract.at(columns.ring_count, columns.ring[places[n_free:]], 1)
+        columns.ring[places] = rows
+        np.add.at(columns.ring_count, rows, 1)
+        state[RING_N] = min(size, int(state[RING_N]) + len(rows))
+        state[RING_NEXT] = (int(state[RING_NEXT]) + len(rows)) % size
+        self._see(np.unique(rows[columns.seen_at[rows] < 0]))
+        state[N_LEARNED] += n_learned
+        self._n_recent_at = int(state[N_LEARNED])
+
+    def rebase(self, other: ItemTable) -> None:
+        """Another snapshot is what is public now; what of ours is pending stays on top of it."""
+        assert self.sharing is not None
+        self.columns.state[CLOCK_MS] = max(self.clock_ms, other.clock_ms)
+        first = len(self.ids)
+        rows = self.intern(other.ids)
+        self.columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
+        self.sharing.rebase(rows, other.columns, self)
+        self._mark_others(rows)
+        self._see(rows[(self.columns.seen_at[rows] < 0) & (self.columns.n_positive[rows] > 0)])
+        self.mark_unsaved()
+
+    def _mark_others(self, rows: NDArray[np.int32]) -> None:
+        """Changed, but not by us: unless we have, too, since readers last looked."""
+        changed = self.columns.changed
+        quiet = rows[changed[rows] & CHANGED_FOR_DELTA == 0]
+        changed[quiet] |= CHANGED_BY_OTHERS
+        changed[rows] |= CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
+
+    def _see(self, rows: NDArray[np.int32]) -> None:
+        """Items with a first positive."""
+        columns, first = self.columns, self.n_seen
+        columns.seen_at[rows] = np.arange(first, first + len(rows))
+        columns.seen[first : first + len(rows)] = rows
+        columns.state[N_SEEN] += len(rows)
+
+    def _gather_recent(self) -> None:
+        """Note what the kernel pushed on the ring before others' positives get between."""
+        columns, state = self.columns, self.columns.state
+        n = int(state[N_LEARNED]) - self._n_recent_at
+        self._n_recent_at = int(state[N_LEARNED])
+        if self.sharing is None or n <= 0:
+            return
+        self._n_recent_taken += n
+        n = min(n, len(columns.ring), int(state[RING_N]))
+        places = (int(state[RING_NEXT]) - n + np.arange(n)) % len(columns.ring)
+        self._recent.append(self.hashes[columns.ring[places]])
+        if sum(map(len, self._recent)) > 2 * len(columns.ring):
+            self._recent = [np.concatenate(self._recent)[-len(columns.ring) :]]
+
+    def _rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        return rows_of_hashes(self._index.keys, self._index.values, hashes)
+
+    def snapshot(self, full: bool = False, public: bool = False) -> ItemSnapshot:
         """The header and the chunks that changed since the last snapshot (`full`: all of them).
 
+        public: rows as everyone knows them, without what is pending.
         What it returns counts as saved: when it could not be written, the next one must be full.
         """
         columns, n = self.columns, len(self.ids)
@@ -182,7 +303,7 @@ class ItemTable:
         )
         return ItemSnapshot(
             header=msgspec.msgpack.encode(header),
-            chunks={number: self._chunk(number) for number in numbers},
+            chunks={number: self._chunk(number, public) for number in numbers},
             n_chunks=n_chunks,
         )
 
@@ -220,7 +341,8 @@ class ItemTable:
         table._refill_ring(head)
         state = table.columns.state
         state[N_LEARNED], state[CLOCK_MS] = head.n_learned, head.clock_ms
-        table.columns.changed[: len(table.ids)] = CHANGED_FOR_DELTA
+        table.columns.changed[: len(table.ids)] = CHANGED_FOR_DELTA | CHANGED_BY_OTHERS
+        table._n_recent_at = head.n_learned
         return table
 
     def _columns(self, capacity: int) -> ItemColumns:
@@ -253,6 +375,8 @@ class ItemTable:
         self.columns.changed[first : first + len(new_ids)] = (
             CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
         )
+        if self.sharing is not None:
+            self.sharing.begin(first, self.columns.vectors[first : first + len(new_ids)])
         self.ids.extend(new_ids)
         self._row_of.update(zip(new_ids, range(first, first + len(new_ids)), strict=True))
 
@@ -272,10 +396,14 @@ class ItemTable:
             column[:old] = getattr(present, name)
             kept[name] = column
         self.columns = bigger._replace(**kept)
+        if self.sharing is not None:
+            self.sharing.grow(capacity)
 
-    def _chunk(self, number: int) -> bytes:
+    def _chunk(self, number: int, public: bool) -> bytes:
         rows = slice(number * CHUNK_ROWS, min((number + 1) * CHUNK_ROWS, len(self.ids)))
         columns = self.columns
+        if public and self.sharing is not None:
+            columns = columns._replace(**self.sharing.public)
         return msgspec.msgpack.encode(
             SnapshotChunk(
                 ids=self.ids[rows],

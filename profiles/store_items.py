@@ -6,7 +6,7 @@ switched under the fence of partition 0; and a reader that meets a switch reads 
 
 The manifest is a hash in partition 0's slot: ``version``, ``header``, ``n_chunks``, ``chunks``
 (JSON: a list of [version, xxh3_64 in hex], by chunk number), ``next_offsets`` (JSON: partition to
-offset), and ``pending`` (JSON: keys just written or replaced; what the manifest
+offset), ``lineage`` (JSON: what others' deltas it holds, see `Lineage`), and ``pending`` (JSON: keys just written or replaced; what the manifest
 does not name of them is removed with the next snapshot at the latest).
 """
 
@@ -30,18 +30,34 @@ N_TRIES = 5
 """Only a reader slower than the snapshots' interval meets a switch; never five in a row."""
 
 
+class Lineage(msgspec.Struct, frozen=True):
+    """Which deltas a snapshot holds, so that nothing is added twice.
+
+    base: version of the last snapshot with learning that was in no delta; "": an empty table.
+    None: of this one itself. This snapshot is that one and the deltas since. included: by sender,
+    the number of its last delta inside. next_offset: where to read on in `item-deltas`; None: not
+    known, from the beginning.
+    """
+
+    base: str | None = None
+    included: dict[str, int] = {}
+    next_offset: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
     """The item table as stored.
 
     header: bytes of `ItemSnapshot`. chunks: all of them, by number from 0. next_offsets: by
     partition, how far the learning inside has come. version: changes with every snapshot.
+    lineage: its base is never None here.
     """
 
     header: bytes
     chunks: dict[int, bytes]
     next_offsets: dict[int, int]
     version: str
+    lineage: Lineage = Lineage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,7 @@ class _Manifest:
     chunks: list[tuple[str, str]]
     next_offsets: dict[int, int]
     pending: list[str]
+    lineage: Lineage
 
 
 class ItemSnapshots:
@@ -87,7 +104,9 @@ class ItemSnapshots:
                 broken = error  # or the manifest was switched meanwhile: read it again
                 continue
             self._standing = tried
-            return StoredSnapshot(manifest.header, chunks, manifest.next_offsets, tried)
+            return StoredSnapshot(
+                manifest.header, chunks, manifest.next_offsets, tried, manifest.lineage
+            )
         assert broken is not None
         raise StoreAway(f"items: every try met a newer snapshot ({broken})")
 
@@ -95,6 +114,11 @@ class ItemSnapshots:
         """The current snapshot's version, for readers that wait for a new one."""
         manifest = await self._manifest()
         return None if manifest is None else manifest.version
+
+    async def read_base(self) -> tuple[str, str] | None:
+        """(version, base of its lineage) of the current snapshot."""
+        manifest = await self._manifest()
+        return None if manifest is None else (manifest.version, manifest.lineage.base or "")
 
     async def write(
         self,
@@ -104,6 +128,7 @@ class ItemSnapshots:
         chunks: Mapping[int, bytes],
         next_offsets: Mapping[int, int],
         n_chunks: int | None,
+        lineage: Lineage,
     ) -> str:
         """Write changed chunks and switch the manifest; see `ProfileStore`."""
         old = await self._manifest()
@@ -150,6 +175,7 @@ class ItemSnapshots:
             # Still pending: a crash right here leaves them to the next snapshot.
             *("chunks", _json(entries), "pending", _json(sorted(key.decode() for key in gone))),
             *("next_offsets", _json({str(p): n for p, n in next_offsets.items()})),
+            *("lineage", _json(lineage)),
         )
         self._standing = version
         for key in gone:
@@ -183,12 +209,17 @@ class ItemSnapshots:
         if b"version" not in fields:
             return None
         try:
+            version = fields[b"version"].decode()
+            lineage = msgspec.json.decode(fields.get(b"lineage", b"{}"), type=Lineage)
+            if lineage.base is None:
+                lineage = msgspec.structs.replace(lineage, base=version)
             return _Manifest(
-                version=fields[b"version"].decode(),
+                version=version,
                 header=fields[b"header"],
                 chunks=msgspec.json.decode(fields[b"chunks"], type=list[tuple[str, str]]),
                 next_offsets=msgspec.json.decode(fields[b"next_offsets"], type=dict[int, int]),
                 pending=msgspec.json.decode(fields[b"pending"], type=list[str]),
+                lineage=lineage,
             )
         except (KeyError, msgspec.MsgspecError) as error:
             raise SnapshotBroken(f"items: {key.decode()}: {error!r}") from error

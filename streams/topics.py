@@ -45,7 +45,9 @@ class Topic:
     """One topic as it should be.
 
     key: what the message key is, for people. partitions: None takes the shared count.
-    retention_ms: None keeps messages for ever.
+    retention_ms: None keeps messages for ever. retention_bytes: of a partition, whichever comes
+    first. segment_bytes: what is deleted at once; the broker's own 1 GB is more than some topics
+    should ever hold.
     """
 
     name: str
@@ -55,15 +57,22 @@ class Topic:
     cleanup: Literal["delete", "compact"] = "delete"
     timestamp_type: Literal["LogAppendTime", "CreateTime"] = "LogAppendTime"
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    retention_bytes: int | None = None
+    segment_bytes: int | None = None
 
     def config(self) -> dict[str, str]:
         """Topic configuration under Kafka's own names."""
-        return {
+        config = {
             "cleanup.policy": self.cleanup,
             "retention.ms": str(-1 if self.retention_ms is None else self.retention_ms),
             "message.timestamp.type": self.timestamp_type,
             "max.message.bytes": str(self.max_message_bytes),
         }
+        if self.retention_bytes is not None:
+            config["retention.bytes"] = str(self.retention_bytes)
+        if self.segment_bytes is not None:
+            config["segment.bytes"] = str(self.segment_bytes)
+        return config
 
 
 class TopicSet:
@@ -94,6 +103,16 @@ class TopicSet:
         self.requests = topic("requests", "user_id", retention_ms=DAY_MS)
         self.profile_changes = topic("profile-changes", "partition", retention_ms=DAY_MS)
         self.recommendations = topic("recommendations", "user_id", retention_ms=7 * DAY_MS)
+        # One partition: everyone adds in one order. Half a gigabyte is minutes of many busy workers;
+        # a process looks back to the last snapshot, which is seconds.
+        self.item_deltas = topic(
+            "item-deltas",
+            "worker",
+            partitions=1,
+            retention_ms=HOUR_MS,
+            retention_bytes=512 << 20,
+            segment_bytes=64 << 20,
+        )
         # 2 MiB: the original may have been of the default size, and gets headers on top.
         self.dead_letters = topic(
             "dead-letters",
@@ -115,6 +134,7 @@ class TopicSet:
             self.requests,
             self.profile_changes,
             self.recommendations,
+            self.item_deltas,
             self.dead_letters,
         ]
 

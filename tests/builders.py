@@ -202,6 +202,9 @@ class InProcess:
             await asyncio.gather(*ours, return_exceptions=True)
         await updater.consumer.stop(leave=False)
         await updater._reader.stop()
+        exchange = self.worker.exchange
+        if exchange is not None and exchange._replica is not None:
+            await exchange._replica.stop()
         model._thread.shutdown(wait=True)
         await self.worker.store.close()
         await self.worker.producer.stop()
@@ -219,8 +222,10 @@ class InProcess:
 def _is_ours(task: asyncio.Task[Any]) -> bool:
     """Whether a task runs code of `agents` (not a library's, and not the test's)."""
     code = getattr(task.get_coro(), "cr_code", None)
-    names = ("PartitionFold.", "ProfileUpdater.", "Model.", "SnapshotWriter.", "Service.")
-    return code is not None and code.co_qualname.startswith((*names, "BatchConsumer._open"))
+    names = ("PartitionFold.", "ProfileUpdater.", "Model.", "SnapshotWriter.", "DeltaExchange.")
+    return code is not None and code.co_qualname.startswith(
+        (*names, "Service.", "BatchConsumer._open")
+    )
 
 
 class WorkerProcess:

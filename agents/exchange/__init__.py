@@ -1,0 +1,1 @@
+"""Item vectors between processes: snapshots in the store, and deltas on `item-deltas`."""

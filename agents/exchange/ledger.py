@@ -1,0 +1,94 @@
+"""Which messages the table holds: each sender's are numbered, each number is added once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from agents.exchange.messages import ITEMS, from_rows, recent_of
+from profiles.items import ItemTable
+from profiles.store_items import Lineage
+from streams.item_deltas import ItemDeltas
+
+KEPT_SENDERS = 256
+"""Senders of whom the last number is kept; the topic forgets sooner than so many come and go."""
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Received:
+    """What a round of reading brought. n_missed: numbers that were passed over."""
+
+    n_rows: int = 0
+    n_missed: int = 0
+    covers: list[dict[int, int]] = field(default_factory=list)
+    bases: set[str] = field(default_factory=set)
+
+
+class Ledger:
+    """Read and written in the model thread only, together with the table."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender = sender
+        self._included: dict[str, int] = {}
+        self._next_offset: int | None = None
+        self._n_made = 0
+
+    def restart(self, lineage: Lineage | None) -> None:
+        """The table is that of a snapshot; None: it is empty."""
+        self._included = dict(lineage.included) if lineage is not None else {}
+        self._next_offset = lineage.next_offset if lineage is not None else None
+
+    def lineage(self, base: str | None) -> Lineage:
+        """What is in the table now."""
+        included = dict(list(self._included.items())[-KEPT_SENDERS:])
+        return Lineage(base, included, self._next_offset)
+
+    def number(self, message: ItemDeltas) -> ItemDeltas:
+        """The next one of ours: it is made of what the table holds, so it is in there."""
+        self._n_made += 1
+        self._included[self._sender] = self._n_made
+        return msgspec.structs.replace(message, seq=self._n_made)
+
+    def add(self, inbox: Sequence[tuple[int, ItemDeltas]], items: ItemTable, base: str) -> Received:
+        """Add messages, in their order; those that the table holds are passed over."""
+        received = Received()
+        for offset, message in inbox:
+            self._next_offset = offset + 1
+            last = self._included.get(message.sender, 0)
+            if message.seq <= last:
+                continue
+            received.bases.add(message.base)
+            if base == "" and message.base != "":
+                continue  # of a table that we have no beginning of; its snapshot comes first
+            if message.seq > last + 1:
+                received.n_missed += message.seq - last - 1
+            self._included.pop(message.sender, None)  # the newest ones last
+            self._included[message.sender] = message.seq
+            try:
+                received.n_rows += _add(message, items)
+            except ValueError as error:
+                logger.warning("deltas passed over", sender=message.sender, reason=str(error))
+                continue
+            if message.covers:
+                received.covers.append(message.covers)
+        return received
+
+
+def _add(message: ItemDeltas, items: ItemTable) -> int:
+    n_rows = 0
+    parts = [
+        from_rows(rows, message.clock_ms, items.shape.n_factors)
+        for rows in message.tables
+        if rows.table == ITEMS
+    ]
+    for changes in parts:
+        n_rows += len(changes) - items.add_changes(changes)
+    recent = recent_of(message)
+    if message.n_learned or len(recent):
+        items.add_recent(message.n_learned, recent)
+    return n_rows

@@ -1,0 +1,126 @@
+"""Writes item snapshots: what a process that starts, or was refused a batch, goes on from.
+
+The owner of partition 0 writes one every `interval_s`: only chunks that changed, the manifest
+last, fenced like a commit. While others listen it holds what everyone knows: the base and the
+deltas named in its lineage, nothing else; so whoever has it knows which deltas to add. While nobody
+listens it holds the table as it is, and is a new base.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+from mode import Service
+
+from agents.exchange.deltas import DeltaExchange
+from agents.metrics import Metrics
+from agents.model import Model
+from agents.partition_fold import PartitionFold
+from profiles.errors import Fenced, StoreAway, StoreWentBack
+from profiles.items import ItemSnapshot
+from profiles.store import ProfileStore
+from profiles.store_items import Lineage
+
+STILL_S = 2.0
+"""How long a snapshot waits for commits under way; the next one holds the same and more."""
+
+logger = structlog.get_logger(__name__)
+
+
+class SnapshotWriter(Service):
+    """Writes item snapshots while partition 0 is ours; once more at a graceful stop."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: ProfileStore,
+        folds: Mapping[int, PartitionFold],
+        metrics: Metrics,
+        interval_s: float,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """folds: the updater's partitions, a live view."""
+        super().__init__()
+        self.exchange: DeltaExchange | None = None  # None: deltas are switched off
+        self._model = model
+        self._store = store
+        self._folds = folds
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._now_ms = now_ms
+        self._written_to: dict[int, int] = {}
+
+    @Service.task
+    async def _write_regularly(self) -> None:
+        while not self.should_stop:
+            await self.sleep(self._interval_s)
+            if not self.should_stop:
+                await self.write()
+
+    async def write(self, *, share: bool = False) -> bool:
+        """Write one snapshot. False when partition 0 isn't ours, when nothing changed, and when it
+        could not be written: the next one is whole.
+
+        share: begin to share the table, whether or not somebody listens.
+        """
+        model = self._model
+        async with model.saving:
+            async with model.stillness.still(STILL_S) as quiet:
+                fold = self._folds.get(0)
+                if fold is None or model.tainted or model.unsettled:
+                    return False
+                shared = model.items.sharing is not None
+                listened = share or (self.exchange is not None and self.exchange.n_listeners > 0)
+                as_all_know = shared and listened
+                positions = model.known_to_all() if as_all_know else dict(model.learned_to)
+                if positions == self._written_to and shared == listened:
+                    return False
+                if not quiet:
+                    logger.warning("item snapshot put off", reason="a commit waits for its store")
+                    return False
+                snapshot, lineage = await model.run(lambda: self._take(as_all_know, listened))
+            try:
+                version = await self._store.write_item_snapshot(
+                    fold.claim,
+                    snapshot.header,
+                    snapshot.chunks,
+                    positions,
+                    snapshot.n_chunks,
+                    lineage,
+                )
+            except (StoreAway, StoreWentBack, Fenced) as error:
+                await model.run(lambda: self._undo(shared))
+                logger.warning("item snapshot not written", reason=str(error))
+                return False
+            except asyncio.CancelledError:
+                # It may have been written; a stop makes one more, which must not rely on it.
+                await model.run(lambda: self._undo(shared))
+                raise
+            model.note_snapshot(version, version if lineage.base is None else lineage.base)
+            if shared and not listened:
+                await model.run(model.items.stop_sharing)
+            self._written_to = positions
+        self._metrics.snapshots.inc()
+        self._metrics.snapshot_time.set(self._now_ms() / 1_000)
+        return True
+
+    def _take(self, as_all_know: bool, listened: bool) -> tuple[ItemSnapshot, Lineage]:
+        """In the model thread, while nothing is between fold and commit."""
+        model, items = self._model, self._model.items
+        if items.sharing is not None and not as_all_know:
+            items.mark_unsaved()  # rows that wait were left out of the snapshot before
+        snapshot = items.snapshot(public=as_all_know)
+        if listened and not as_all_know:
+            model.share()
+        base = model.base if as_all_know else None
+        if self.exchange is None:
+            return snapshot, Lineage(base)
+        return snapshot, self.exchange.lineage(base)
+
+    def _undo(self, was_shared: bool) -> None:
+        """In the model thread: what was taken is not in the store, or not surely."""
+        if not was_shared and self._model.items.sharing is not None:
+            self._model.items.stop_sharing()
+        self._model.items.mark_unsaved()

@@ -1,0 +1,296 @@
+"""What other processes know of a table, what they don't know yet, and how it gets to them.
+
+A table that is shared has a second set of its additive columns: the *public* rows, the sum of all
+that was sent, ours and others'. What is ours alone is the difference between the two, so nothing
+has to be written down while the kernel learns, and what rounding or the limit of a message left
+behind is still there the next time. Everyone who has added the same messages to the same snapshot
+has the same public rows.
+
+Knows nothing of messages or positions; rows travel under their 64-bit hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.decay import decayed_all
+
+LARGEST_HALF = 60_000.0
+"""Below float16's end (65,504); what is cut off stays pending."""
+
+
+class Additive(NamedTuple):
+    """A column of which others are sent differences.
+
+    wire: numpy's name of the type in which they travel. decays: it is a decayed count, whose time
+    stands in the column ``count_ms``; differences are as of the table's clock.
+    """
+
+    name: str
+    wire: str
+    decays: bool = False
+
+
+ITEM_COLUMNS = (
+    Additive("vectors", "<f2"),
+    Additive("sums", "<f4"),
+    Additive("counts", "<f8", decays=True),
+    Additive("n_positive", "<i4"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChanges:
+    """Sums to add to rows of one table, copied.
+
+    hashes: uint64 (N,), each once. new_ids: place in `hashes` -> id, of rows that a receiver may
+    not have. columns: by name, (N,) or (N, K). clock_ms: what decayed counts refer to.
+    """
+
+    hashes: NDArray[np.uint64]
+    new_ids: dict[int, str]
+    columns: dict[str, NDArray[Any]]
+    clock_ms: int
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+class SharedTable(Protocol):
+    """What a table must have to be shared."""
+
+    hashes: NDArray[np.uint64]
+    ids: list[str]
+    columns: Any
+
+    @property
+    def clock_ms(self) -> int:
+        """Event time that decayed counts are brought to."""
+
+
+class Sharing:
+    """The public rows of one table, and what of ours is pending.
+
+    n_pending: rows with changes that nobody else has. round: rises with every `take`.
+    """
+
+    def __init__(
+        self,
+        table: SharedTable,
+        half_life_s: float,
+        additive: tuple[Additive, ...] = ITEM_COLUMNS,
+    ) -> None:
+        """From here on everything in the table counts as known to all."""
+        self._additive = additive
+        self._half_life_s = half_life_s
+        columns = table.columns
+        self.public: dict[str, NDArray[Any]] = {
+            name: getattr(columns, name).copy() for name in self._names(additive)
+        }
+        self._since: NDArray[np.int32] = np.zeros(len(table.hashes), np.int32)
+        self._told: NDArray[np.bool_] = np.zeros(len(table.hashes), np.bool_)
+        self._told[: len(table.ids)] = True
+        self.round = 1
+
+    @staticmethod
+    def _names(additive: tuple[Additive, ...]) -> list[str]:
+        decays = any(column.decays for column in additive)
+        return [column.name for column in additive] + (["count_ms"] if decays else [])
+
+    @property
+    def n_pending(self) -> int:
+        """Rows with changes that nobody else has (rounding left aside)."""
+        return int(np.count_nonzero(self._since))
+
+    @property
+    def oldest(self) -> int | None:
+        """The round in which the oldest pending change was noted; None: nothing is pending."""
+        since = self._since[self._since > 0]
+        return int(since.min()) if len(since) else None
+
+    def grow(self, capacity: int) -> None:
+        """The table has room for more rows now."""
+        more = capacity - len(self._since)
+        for name, column in self.public.items():
+            wider = [(0, more)] + [(0, 0)] * (column.ndim - 1)
+            self.public[name] = np.pad(column, wider)
+        self._since = np.pad(self._since, (0, more))
+        self._told = np.pad(self._told, (0, more))
+
+    def begin(self, first: int, vectors: NDArray[np.float32]) -> None:
+        """New rows from `first` on, with their start vectors, which come from their hashes."""
+        self.public["vectors"][first : first + len(vectors)] = vectors
+
+    def note(self, rows: NDArray[np.int32]) -> None:
+        """Committed changes of ours in these rows."""
+        fresh = rows[self._since[rows] == 0]
+        self._since[fresh] = self.round
+
+    def take(self, table: SharedTable, most_rows: int, overdue: int) -> RowChanges | None:
+        """The next changes to send; from here on they count as public.
+
+        most_rows: of which new rows come first, then in halves the longest pending and the most
+        changed. overdue: rows pending since this round or longer go whatever the limit. Call it
+        when all that the table holds is committed. None: nothing is pending.
+        """
+        rows = np.flatnonzero(self._since).astype(np.int32)
+        if len(rows) == 0:
+            return None
+        since = self._since[rows]
+        first = self._additive[0].name  # the rows' vectors
+        change = getattr(table.columns, first)[rows] - self.public[first][rows]
+        if len(rows) > most_rows:
+            chosen = self._choose(rows, since, change, most_rows, overdue)
+            rows, change = rows[chosen], change[chosen]
+        clock_ms = table.clock_ms
+        columns: dict[str, NDArray[Any]] = {}
+        for column in self._additive:
+            columns[column.name] = self._publish(table, rows, column, clock_ms)
+        new = np.flatnonzero(~self._told[rows])
+        self._told[rows] = True
+        self._since[rows] = 0
+        return RowChanges(
+            hashes=table.hashes[rows],
+            new_ids={place: table.ids[rows[place]] for place in new.tolist()},
+            columns=columns,
+            clock_ms=clock_ms,
+        )
+
+    def end_round(self) -> None:
+        """What is noted from here on is younger."""
+        self.round += 1
+
+    def add(
+        self,
+        table: SharedTable,
+        rows: NDArray[np.int32],
+        changes: RowChanges,
+        places: NDArray[np.intp],
+    ) -> None:
+        """Others' changes: public as soon as they are here."""
+        add_changes(self.public, rows, changes, places, table.clock_ms, self._half_life_s)
+        self._told[rows] = True
+
+    def rebase(self, rows: NDArray[np.int32], other: Any, table: SharedTable) -> None:
+        """Another snapshot is what is public now; what was pending stays on top of it.
+
+        rows: of this table, for the rows 0, 1, ... of `other`, the snapshot's columns.
+        """
+        n = len(rows)
+        columns = table.columns
+        clock_ms = table.clock_ms
+        for column in self._additive:
+            if column.decays:
+                continue
+            public, own = self.public[column.name], getattr(columns, column.name)
+            pending = own[rows] - public[rows]
+            public[rows] = getattr(other, column.name)[:n]
+            own[rows] = public[rows] + pending
+        if "count_ms" in self.public:
+            counts, count_ms = self.public["counts"], self.public["count_ms"]
+            ours = self._decayed(columns.counts, columns.count_ms, rows, clock_ms)
+            pending = ours - self._decayed(counts, count_ms, rows, clock_ms)
+            counts[rows], count_ms[rows] = other.counts[:n], other.count_ms[:n]
+            columns.counts[rows] = self._decayed(counts, count_ms, rows, clock_ms) + pending
+            columns.count_ms[rows] = clock_ms
+        self._told[rows] = True
+
+    def _choose(
+        self,
+        rows: NDArray[np.int32],
+        since: NDArray[np.int32],
+        change: NDArray[np.float32],
+        most: int,
+        overdue: int,
+    ) -> NDArray[np.intp]:
+        """Places in `rows` of those that go now."""
+        size = np.einsum("ij,ij->i", change, change)
+        size[~self._told[rows]] = np.inf  # lists can't name an item that nobody has
+        by_age = np.argsort(since, kind="stable")
+        n_overdue = int(np.count_nonzero(since <= overdue))
+        first = by_age[: max(n_overdue, most // 2)]
+        left = most - len(first)
+        if left <= 0:
+            return first
+        rest = by_age[len(first) :]
+        largest = rest[np.argpartition(-size[rest], left - 1)[:left]]
+        return np.concatenate((first, largest))
+
+    def _publish(
+        self, table: SharedTable, rows: NDArray[np.int32], column: Additive, clock_ms: int
+    ) -> NDArray[Any]:
+        """The difference as it travels, added to the public rows as others will add it."""
+        public, own = self.public[column.name], getattr(table.columns, column.name)
+        if column.decays:
+            times, own_times = self.public["count_ms"], table.columns.count_ms
+            before = self._decayed(public, times, rows, clock_ms)
+            sent = (self._decayed(own, own_times, rows, clock_ms) - before).astype(column.wire)
+            public[rows] = before + sent
+            times[rows] = clock_ms
+            return sent
+        difference = own[rows] - public[rows]
+        if column.wire == "<f2":
+            np.clip(difference, -LARGEST_HALF, LARGEST_HALF, out=difference)
+        rounded: NDArray[Any] = difference.astype(column.wire)
+        public[rows] += rounded
+        return rounded
+
+    def _decayed(
+        self,
+        counts: NDArray[np.float64],
+        count_ms: NDArray[np.int64],
+        rows: NDArray[np.int32],
+        clock_ms: int,
+    ) -> NDArray[np.float64]:
+        return decayed_all(counts[rows], count_ms[rows], clock_ms, self._half_life_s)
+
+
+def rows_of_hashes(
+    keys: NDArray[np.uint64], values: NDArray[np.int32], hashes: NDArray[np.uint64]
+) -> NDArray[np.int32]:
+    """int32 (N,): the value of each hash in a `HashIndex`'s arrays, -1 for one that isn't there."""
+    mask = np.uint64(len(keys) - 1)
+    found = np.full(len(hashes), -1, np.int32)
+    looking = np.arange(len(hashes))
+    place = hashes & mask
+    while len(looking):  # the index is half empty: a few turns
+        there = keys[place[looking]]
+        hit = there == hashes[looking]
+        found[looking[hit]] = values[place[looking[hit]]]
+        looking = looking[~hit & (there != 0)]
+        place[looking] = (place[looking] + np.uint64(1)) & mask
+    return found
+
+
+def add_changes(
+    columns: Mapping[str, NDArray[Any]],
+    rows: NDArray[np.int32],
+    changes: RowChanges,
+    places: NDArray[np.intp],
+    clock_ms: int,
+    half_life_s: float,
+) -> None:
+    """Add changes[places] to rows of additive columns; columns that are not here are passed over.
+
+    clock_ms: of the table, at least `changes.clock_ms`: decayed counts are brought to it.
+    """
+    for name, sent in changes.columns.items():
+        if name not in columns or name == "counts":
+            continue
+        column = columns[name]
+        column[rows] += sent[places].astype(column.dtype)
+    if "counts" in columns and "counts" in changes.columns:
+        counts, count_ms = columns["counts"], columns["count_ms"]
+        more = decayed_all(
+            changes.columns["counts"][places].astype(np.float64),
+            np.full(len(rows), changes.clock_ms),
+            clock_ms,
+            half_life_s,
+        )
+        counts[rows] = decayed_all(counts[rows], count_ms[rows], clock_ms, half_life_s) + more
+        count_ms[rows] = clock_ms
