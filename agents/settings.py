@@ -27,7 +27,7 @@ from pydantic_settings import (
 
 from agents.errors import SettingsError
 from agents.flood import FloodRule
-from profiles.interactions import FIRST_OWN_CODE, MAX_KINDS, Kind, Kinds
+from profiles.interactions import FIRST_OWN_CODE, LEAST_WEIGHT, MAX_KINDS, MOST_WEIGHT, Kind, Kinds
 from streams.topics import TopicSet
 
 PREFIX = "FOLDSTREAM_"
@@ -43,7 +43,7 @@ class KindSetting(BaseModel, extra="forbid"):
     """One of the shop's own kinds of interaction, such as ``favourite``."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
-    weight: float = Field(default=1.0, gt=0, le=1)
+    weight: float = Field(default=1.0, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
     positive: bool = True
 
 

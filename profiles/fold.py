@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.errors import DivergedError
-from profiles.interactions import Interactions
+from profiles.interactions import LEAST_WEIGHT, MOST_WEIGHT, Interactions
 from profiles.items import ItemTable
 from profiles.kernel import (
     BAD_INPUT,
@@ -35,7 +35,8 @@ class FoldReport:
     """What one batch did.
 
     n_learned: positives learned. loss_sum: of their softmax losses, weighted. n_clipped: user
-    vectors cut to `max_norm`. n_reset: profiles that retention started afresh.
+    vectors cut to `max_norm`, and weights cut to what a kind may have. n_reset: profiles that
+    retention started afresh.
     user_rows: int32 (U,), each changed row once, in the order of last events; last_offset,
     last_time_ms: int64 (U,), of that last event; last_index: int32 (U,), its number in the batch.
     """
@@ -63,9 +64,10 @@ def fold_batch(
 
     watermark_ms: the largest event time of the partition before this batch (0 at first).
     Raises DivergedError (a vector is not finite any more: a bug, stop the partition) and
-    ValueError (rows out of range, offsets that don't rise: nothing was folded).
+    ValueError (rows out of range, offsets that don't rise, a weight that is no number: nothing was
+    folded).
     """
-    batch = _batch(interactions)
+    batch, n_weights = _bounded(_batch(interactions))
     n = len(interactions)
     counters = np.zeros(4, np.int64)
     last_of_user = np.empty(n, np.int32)
@@ -94,7 +96,7 @@ def fold_batch(
         n_folded=int(counters[FOLDED]),
         n_learned=int(counters[LEARNED]),
         loss_sum=float(loss),
-        n_clipped=int(counters[CLIPPED]),
+        n_clipped=int(counters[CLIPPED]) + n_weights,
         n_reset=int(counters[RESET]),
         user_rows=batch.user_row[last],
         last_offset=batch.offset[last],
@@ -120,6 +122,18 @@ def _constants(config: FoldConfig) -> Constants:
         max_norm=float(config.max_norm),
         learn=bool(config.learn),
     )
+
+
+def _bounded(batch: Batch) -> tuple[Batch, int]:
+    """The batch with every weight in bounds, and how many were not.
+
+    Settings refuse such kinds; here because one product of 1e30 would stay in the sums for ever.
+    """
+    weight = np.clip(batch.weight, np.float32(LEAST_WEIGHT), np.float32(MOST_WEIGHT))
+    if np.isnan(weight).any():
+        raise ValueError("a weight is not a number")
+    n = int(np.count_nonzero(weight != batch.weight))
+    return (batch._replace(weight=weight), n) if n else (batch, 0)
 
 
 def _batch(interactions: Interactions) -> Batch:

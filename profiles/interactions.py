@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 MAX_KINDS = 32
 """Codes are 0 to 31: a profile counts each kind in a slot of its own."""
 
+LEAST_WEIGHT = 0.001
+MOST_WEIGHT = 1.0
+"""Bounds of a weight: below, a history that weighs nothing in float32 would have no direction."""
+
 NO_ITEM = -1
 """`Interactions.item_row` of an interaction without an item (a search)."""
 
@@ -23,7 +27,7 @@ class Kind:
     """One kind of interaction.
 
     code: the number in records, never given to another kind. weight: of one interaction, in
-    (0, 1]. positive: it moves vectors and enters the history; otherwise it is counted only.
+    [0.001, 1]. positive: it moves vectors and enters the history; otherwise it is counted only.
     """
 
     name: str
@@ -62,8 +66,10 @@ class Kinds:
                 raise ValueError(f"kind {kind.name!r} is there already; give yours another name")
             if not 0 <= kind.code < MAX_KINDS or self._names[kind.code] is not None:
                 raise ValueError(f"kind {kind.name!r}: code {kind.code} is taken or out of range")
-            if not 0 < kind.weight <= 1:
-                raise ValueError(f"kind {kind.name!r}: weight {kind.weight} is not in (0, 1]")
+            if not LEAST_WEIGHT <= kind.weight <= MOST_WEIGHT:
+                raise ValueError(
+                    f"kind {kind.name!r}: weight {kind.weight} is not in [{LEAST_WEIGHT}, 1]"
+                )
             self.by_name[kind.name] = kind
             self._names[kind.code] = kind.name
 
@@ -82,7 +88,7 @@ class Interactions:
     user_row: int32 (B,), row in the partition's `ProfileTable`.
     item_row: int32 (B,), row in the `ItemTable`, or `NO_ITEM`.
     item_hash: uint64 (B,), the item's 64-bit hash (0 without an item).
-    kind: uint8 (B,). weight: float32 (B,), in (0, 1]. positive: uint8 (B,), 0 or 1.
+    kind: uint8 (B,). weight: float32 (B,), in [0.001, 1]. positive: uint8 (B,), 0 or 1.
     time_ms: int64 (B,), event time, never after the append time: min(ts, append time).
     offset: int64 (B,), rising; it seeds the negatives together with `partition`.
     token_start: int32 (B + 1,), tokens: uint64 (T,): the query's token hashes of each interaction.

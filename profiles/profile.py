@@ -19,7 +19,7 @@ NO_OFFSET = -1
 
 @dataclass(slots=True)
 class HistoryEntry:
-    """One positive interaction. time_ms: event time. weight: in (0, 1]. kind: its code."""
+    """One positive interaction. time_ms: event time. weight: in [0.001, 1]. kind: its code."""
 
     item_hash: int
     time_ms: int

@@ -48,6 +48,8 @@ def test_addresses_of_the_running_stack_come_before_the_defaults_only(tmp_path: 
         ({"FOLDSTREAM_AGENTS": "updater,baker"}, "agents"),
         ({"FOLDSTREAM_KINDS": '[{"name": "click"}]'}, "click"),
         ({"FOLDSTREAM_KINDS": '[{"name": "Bad Name"}]'}, "kinds"),
+        ({"FOLDSTREAM_KINDS": '[{"name": "wink", "weight": 1e-9}]'}, "kinds"),
+        ({"FOLDSTREAM_KINDS": '[{"name": "wink", "weight": 1e30}]'}, "kinds"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_source(environment: dict[str, str], said: str) -> None:

@@ -156,6 +156,19 @@ def test_an_absurd_rate_is_cut_short_instead_of_ending_in_nan() -> None:
     assert np.isfinite(shop.items.columns.vectors[: len(shop.items)]).all()
 
 
+@pytest.mark.parametrize(
+    ("weight", "kept"), [(1e30, 1.0), (-5.0, 0.001), (1e-42, 0.001), (0.5, 0.5)]
+)
+def test_a_weight_out_of_bounds_is_cut_and_counted(weight: float, kept: float) -> None:
+    shop = Shop()
+    report = shop.fold(("u", "a", 1), ("u", "b", 2), weight=weight)
+    assert report.n_clipped == (0 if weight == kept else 2)
+    assert [entry.weight for entry in history(shop, "u")] == [np.float32(kept)] * 2
+    assert np.isfinite(shop.items.columns.sums).all()
+    with pytest.raises(ValueError, match="not a number"):
+        shop.fold(("u", "a", 3), weight=float("nan"))
+
+
 def test_wrong_rows_and_offsets_that_do_not_rise_are_refused_untouched() -> None:
     shop = Shop()
     shop.fold(("u", "a", 1))
