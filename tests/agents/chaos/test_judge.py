@@ -1,0 +1,110 @@
+"""A second opinion on what is an event, and the decoder must share it."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from agents.chaos import fuzzing
+from agents.chaos.hostile import MAKERS, RARE, Message, huge_message
+from agents.chaos.judge import Judge
+from agents.chaos.strict_json import HUGE, Refused, Rules, parse
+from agents.chaos.verdicts import disagreement
+from streams.codec import EventCodec
+from streams.schemas import schemas
+
+JUDGE, CODEC = Judge(["favourite"]), EventCodec(["favourite"])
+
+
+def event(number: int = 0, **changes: Any) -> dict[str, Any]:
+    return {
+        "type": "click", "user_id": "u1", "ts": 1_750_000_000_000 + number, "item_id": "i1",
+        "event_id": str(number),
+    } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"NaN", b"[Infinity]", b"-Infinity", b"01", b"+1", b"1.", b".5", b"1e", b"'a'", b"[1,]",
+        b"{,}", b'{"a":1,}', b"{a:1}", b'"\n"', b'"\t"', b'"\\x"', b'"\\u12"', b"\xef\xbb\xbf1",
+        b"1 2", b"", b"\x0b1", b"\xa01", b"/**/1", b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"',
+        b'"\\udc00"', b'"\\ud83d\\u0041"', b'"\\ud83dx\\ude00"', b'{"\\ud800":1}',
+        b'{"a":"\\ud800","a":1}', b"[" * 65 + b"]" * 65, b'{"a":' * 65 + b"1" + b"}" * 65,
+        b"[" * 100_000, b'{"a":' + b"[" * 64 + b"]" * 64 + b',"a":1}', b"1\x00", b"tru",
+        b'{"a":1 "b":2}',
+    ],
+)  # fmt: skip
+def test_what_is_no_strict_json_is_refused(text: bytes) -> None:
+    with pytest.raises(Refused):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "document"),
+    [
+        (b" \t\r\n[1]\n", [1]),
+        (b'{"a":1,"a":2}', {"a": 2}),
+        (b'"\\ud83d\\ude00\\\\ud800"', "\U0001f600\\ud800"),
+        (b"1" + b"0" * 9_000, HUGE),
+        (b"-1" + b"0" * 9_000, -HUGE),
+        (b'"[[[[\\"{{{"', '[[[["{{{'),
+        (b"\x7f".join((b'"', b'"')), "\x7f"),
+        (b"-0", 0),
+    ],
+)
+def test_what_is_strict_json_is_read(text: bytes, document: Any) -> None:
+    assert parse(text) == document
+
+
+def test_an_integer_is_told_from_a_number_with_point_or_exponent() -> None:
+    assert [type(parse(text)) for text in (b"5", b"5.0", b"5e0")] == [int, float, float]
+
+
+def test_a_word_of_json_schema_that_the_judge_does_not_know_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        Rules({"type": "string", "pattern": "^a"})
+    for schema in schemas(["favourite"]).values():
+        Rules(schema)
+
+
+@pytest.mark.parametrize("maker", [*MAKERS, *RARE], ids=lambda maker: str(maker.__name__))
+def test_decoder_and_judge_agree_on_hostile_messages(maker: Any) -> None:
+    draw = random.Random(maker.__name__)
+    kinds = ("click", "purchase", "review", "favourite", "search")
+    for number in range(8 if maker in RARE else 150):
+        kind = draw.choice(kinds)
+        extra = {"query": "red lamp"} if kind == "search" else {}
+        message = maker(draw, event(number, type=kind, **extra))
+        assert disagreement(CODEC, JUDGE, message) is None
+
+
+def test_decoder_and_judge_agree_on_messages_of_megabytes() -> None:
+    draw = random.Random(1)
+    for number in range(3):
+        message = huge_message(draw, event(number))
+        assert message.value is not None
+        assert len(message.value) > 8_000_000
+        assert disagreement(CODEC, JUDGE, message) is None
+
+
+def test_a_disagreement_would_be_seen() -> None:
+    """A codec that does not know the shop's own kind, and one with another limit."""
+    message = Message(b"u1", json.dumps(event(type="favourite")).encode())
+    assert "unknown_type" in str(disagreement(EventCodec(), JUDGE, message))
+    large = Message(b"u1", json.dumps(event(note="x" * 600_000)).encode())
+    found = disagreement(EventCodec(max_bytes=1_000_000), JUDGE, large)
+    assert found is not None
+    assert "taken for an event" in found
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_decoder_and_judge_agree_on_anything(number: int) -> None:
+    def check(message: Message) -> None:
+        fuzzing.check_message(CODEC, JUDGE, message)
+
+    fuzzing.run_examples(check, fuzzing.MESSAGES, number, 150)
+    fuzzing.run_examples(check, fuzzing.HOSTILE, number, 150)
