@@ -8,6 +8,7 @@ that owns its consumer and commits by itself.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 
 import faust
@@ -16,7 +17,10 @@ from mode import Service
 
 from agents.catalogue import Catalogue
 from agents.errors import SettingsError
-from agents.exchange import SnapshotReader, SnapshotWriter
+from agents.exchange.deltas import DeltaExchange, ExchangeConfig
+from agents.exchange.handover import HandOver
+from agents.exchange.snapshots import SnapshotWriter
+from agents.generations import GenerationWatch, RecordFormat, join, newest_format
 from agents.http.server import HttpServer
 from agents.metrics import Metrics
 from agents.model import Model
@@ -27,9 +31,8 @@ from agents.settings import Settings
 from agents.sweeper import Sweeper
 from agents.translate import Translator
 from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
-from profiles.shape import RECORD_VERSION, FoldConfig, ModelShape
+from profiles.shape import FoldConfig, ModelShape
 from profiles.store import ProfileStore, StoreConfig
-from profiles.store_scan import MetaInfo
 from profiles.view import ItemView
 from streams.codec import EventCodec
 from streams.consumer import ConsumerConfig
@@ -37,6 +40,9 @@ from streams.producer import Producer
 from streams.topics import ensure_topics
 
 logger = structlog.get_logger(__name__)
+
+OLDEST_FORMAT = 1
+"""Every worker reads it."""
 
 
 def fold_config_of(settings: Settings) -> FoldConfig:
@@ -73,21 +79,15 @@ def store_of(settings: Settings, generation: str | None = None) -> ProfileStore:
     )
 
 
-async def prepare(settings: Settings) -> None:
+async def prepare(settings: Settings) -> Settings:
     """Before a worker starts: topics and store are there and are the ones we think they are.
 
-    Raises BrokerAway, StoreAway and StoreMismatch, each with the way out.
+    Returns the settings in force: of the live generation. Raises BrokerAway, StoreAway,
+    SettingsError and StoreMismatch, each with the way out.
     """
     await prepare_topics(settings)
     async with store_of(settings) as store:
-        await store.ensure_meta(
-            MetaInfo(
-                generation=settings.generation,
-                prefix=settings.store_prefix,
-                n_partitions=settings.partitions,
-                record_format=RECORD_VERSION,
-            )
-        )
+        return await join(settings, store, fingerprint_of(settings))
 
 
 async def prepare_topics(settings: Settings) -> None:
@@ -157,11 +157,13 @@ class Worker:
     store: ProfileStore
     producer: Producer
     readiness: Readiness
+    watch: GenerationWatch
     catalogue: Catalogue | None = None
     model: Model | None = None
     view: ItemView | None = None
     updater: ProfileUpdater | None = None
     snapshots: SnapshotWriter | None = None
+    exchange: DeltaExchange | None = None
     sweeper: Sweeper | None = None
     ranking: Ranking | None = None
     scorer: ScoringService | None = None
@@ -181,16 +183,26 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     kinds = settings.kinds_table()
     metrics = Metrics()
     store = store_of(settings)
-    producer = Producer(settings.kafka, topics, client_id=settings.instance_id(number))
+    producer = Producer(
+        settings.kafka,
+        topics,
+        client_id=settings.instance_id(number),
+        answer_s=settings.broker_timeout_s,
+    )
     roles = set(settings.agents)
     app = _faust_app(settings, number, with_agents="scorer" in roles)
-    worker = Worker(app, settings, metrics, store, producer, Readiness())
+    # Until the first look at the store: what every worker of a mixed installation can read.
+    record_format = RecordFormat(writes=min(OLDEST_FORMAT, newest_format(settings)))
+    watch = GenerationWatch(settings, store, settings.instance_id(number), record_format, metrics)
+    worker = Worker(app, settings, metrics, store, producer, Readiness(), watch)
     # First, so that /readyz answers "starting" while catalogue and item table are read.
     worker.http = HttpServer(worker, settings.instance_id(number))
     services: list[Service] = [StoreSession(store), Sending(producer), worker.http]
 
     if roles & {"catalogue", "scorer", "dashboard"}:
-        worker.catalogue = Catalogue(settings.kafka, topics.items.name, metrics)
+        worker.catalogue = Catalogue(
+            settings.kafka, topics.items.name, metrics, settings.broker_timeout_s
+        )
         services.append(worker.catalogue)
     if "updater" in roles:
         model = worker.model = Model(config, store, metrics)
@@ -207,8 +219,10 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
                 batch_events=settings.max_batch_events,
                 cache_profiles=max(1_000, settings.cache_users // settings.partitions),
                 flood=settings.flood_rule(),
+                accept_gap=settings.accept_gap,
             ),
             now_ms=wall_clock_ms,
+            record_format=record_format,
         )
         consumer = ConsumerConfig(
             bootstrap=settings.kafka,
@@ -217,9 +231,10 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             instance_id=f"{settings.instance_id(number)}-updater",
             client_id=settings.instance_id(number),
             session_timeout_ms=settings.session_timeout_ms,
+            answer_s=settings.broker_timeout_s,
             buffer_events=settings.buffer_events,
         )
-        worker.updater = ProfileUpdater(parts, consumer)
+        updater = worker.updater = ProfileUpdater(parts, consumer)
         worker.snapshots = SnapshotWriter(
             model,
             store,
@@ -228,8 +243,16 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             settings.item_snapshot_interval_s,
             wall_clock_ms,
         )
-        worker.updater.before_hand_back = worker.snapshots.write
-        services += [model, worker.updater, worker.snapshots]
+        services.append(model)
+        if settings.exchange_bytes_per_s:
+            worker.exchange = _exchange(settings, worker, model, number, folds=True)
+            worker.snapshots.exchange = worker.exchange
+            worker.exchange.begin_sharing = worker.snapshots.write
+            services.append(worker.exchange)
+        hand_over = HandOver(model, worker.snapshots, worker.exchange, lambda: updater.should_stop)
+        updater.before_hand_back = hand_over.give
+        updater.before_take_over = hand_over.take
+        services += [updater, worker.snapshots]
         if config.retention_ms and settings.sweep_keys_per_s:
             worker.sweeper = Sweeper(
                 store,
@@ -247,10 +270,11 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     )
     if roles & {"scorer", "dashboard"}:
         if worker.view is None:
-            worker.view = ItemView(shape, config)
-            services.append(
-                SnapshotReader(config, store, worker.view, settings.item_snapshot_interval_s)
-            )
+            # A table of its own, which only follows: it can't stall the fold, nor be stalled.
+            reader = Model(config, store, metrics, folds=False)
+            worker.view = reader.view
+            worker.exchange = _exchange(settings, worker, reader, number, folds=False)
+            services += [reader, worker.exchange]
         worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules)
     if "scorer" in roles and worker.view is not None and worker.ranking is not None:
         scorer_config = ScorerConfig(
@@ -259,6 +283,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             group=f"{settings.group}-scorer",
             instance_id=f"{settings.instance_id(number)}-scorer",
             session_timeout_ms=settings.session_timeout_ms,
+            answer_s=settings.broker_timeout_s,
             placement=settings.placement,
             n=settings.n_recommendations,
             model_name=f"{settings.generation}/{fingerprint_of(settings)[:12]}",
@@ -286,11 +311,36 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         app.agent(requests, name="scorer")(worker.answerer.run)
         services.append(worker.scorer)
-    services.append(worker.readiness)
+    services += [watch, worker.readiness]
     worker.services = services
     for service in services:
         app.service(service)
     return worker
+
+
+def _exchange(
+    settings: Settings, worker: Worker, model: Model, number: int, *, folds: bool
+) -> DeltaExchange:
+    """What tells this process's table of the others', and the others of it."""
+    updater = worker.updater
+    return DeltaExchange(
+        ExchangeConfig(
+            bootstrap=settings.kafka,
+            topic=settings.topics().item_deltas.name,
+            generation=settings.generation,
+            # Each process counts its own messages.
+            sender=f"{settings.instance_id(number)}-{os.urandom(4).hex()}",
+            sends=folds,
+            bytes_per_s=settings.exchange_bytes_per_s,
+            snapshot_interval_s=settings.item_snapshot_interval_s,
+        ),
+        model,
+        worker.store,
+        worker.producer,
+        worker.metrics,
+        wall_clock_ms,
+        owns_snapshots=lambda: updater is not None and 0 in updater.folds,
+    )
 
 
 def _faust_app(settings: Settings, number: int, *, with_agents: bool) -> faust.App:
@@ -305,6 +355,9 @@ def _faust_app(settings: Settings, number: int, *, with_agents: bool) -> faust.A
         datadir=settings.data_dir / f"faust-{settings.instance_id(number)}",
         consumer_auto_offset_reset="latest",  # an old request has nobody waiting for it
         broker_session_timeout=settings.session_timeout_ms / 1_000,
+        # Faust wants it above the session's; its own 90 s would be the time after which an agent
+        # whose connection has gone silent answers again.
+        broker_request_timeout=settings.session_timeout_ms / 1_000 + 1,
         broker_heartbeat_interval=settings.session_timeout_ms / 5_000,
         store="memory://",
         autodiscover=False,

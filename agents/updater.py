@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import structlog
 from mode import Service
-from xxhash import xxh3_64_intdigest
 
 from agents.errors import AgentsError
 from agents.flood import DeadLetterFlood, LookBack
+from agents.generations import RecordFormat
+from agents.log_check import LogCheck, all_of, grown
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import (
@@ -30,13 +31,13 @@ from agents.partition_fold import (
     PartitionFold,
 )
 from agents.translate import Translator
-from profiles.errors import Fenced, RecordCorrupt, StoreAway, StoreWentBack
+from profiles.errors import Fenced, RecordCorrupt, RecordTooNew, StoreAway, StoreWentBack
 from profiles.interactions import Kinds
 from profiles.store import Acquired, LogPosition, ProfileStore
 from streams.batch import Reject
 from streams.codec import EventCodec
 from streams.consumer import BatchConsumer, ConsumerConfig
-from streams.errors import BrokerAway, LogMismatch, OffsetGap, PartitionRevoked
+from streams.errors import BrokerAway, OffsetGap, PartitionRevoked
 from streams.log_identity import LogIdentity, log_identity
 from streams.manual_reader import ManualReader
 from streams.pace import Pace
@@ -85,6 +86,7 @@ class Parts:
     metrics: Metrics
     limits: Limits
     now_ms: Callable[[], int]
+    record_format: RecordFormat
 
     def fold_of(
         self,
@@ -106,6 +108,7 @@ class Parts:
             metrics=self.metrics,
             limits=self.limits,
             now_ms=self.now_ms,
+            record_format=self.record_format,
             warm=warm,
             look_back=look_back,
         )
@@ -124,12 +127,20 @@ class ProfileUpdater(Service):
         super().__init__()
         self.folds: dict[int, PartitionFold] = {}
         self.faults: dict[int, str] = {}
+        self.leave_group = True  # at a stop; not where this process is back within seconds
         self.consumer = BatchConsumer(
             consumer_config, on_assigned=self._take_over, on_revoked=self._hand_back
         )
-        self._reader = ManualReader(consumer_config.bootstrap, consumer_config.topic)
+        self._reader = ManualReader(
+            consumer_config.bootstrap, consumer_config.topic, answer_s=consumer_config.answer_s
+        )
+        self._check = LogCheck(self._reader, parts.codec, parts.model.config.n_seen_slots)
+        self._gaps: list[OffsetGap] = []  # of the take-over that is under way
+        self._serves = False  # has taken over partitions once
         self._parts = parts
+        # What was learned here is told before somebody else goes on, and read before we do.
         self.before_hand_back: Callable[[], Awaitable[object]] | None = None
+        self.before_take_over: Callable[[], Awaitable[object]] | None = None
         self._pace = Pace(COMMITS_PER_S, burst=COMMITS_PER_S // 4)
         self._config = consumer_config
         self._log: LogIdentity
@@ -137,6 +148,7 @@ class ProfileUpdater(Service):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._warm: dict[int, PartitionFold] = {}
         self._crashes: list[asyncio.Future[None]] = []
+        self._n_rebalances = 0  # counted in the metric so far
         self._refused: set[int] = set()  # partitions that are about to be acquired anew
 
     async def on_start(self) -> None:
@@ -145,11 +157,8 @@ class ProfileUpdater(Service):
         await self.consumer.start()
 
     async def on_stop(self) -> None:
-        await self._quiesce(list(self._tasks))
-        if self.before_hand_back is not None:  # the last item snapshot, while partition 0 is ours
-            await self.before_hand_back()
         await self._hand_back(list(self.folds))
-        await self.consumer.stop(leave=True)
+        await self.consumer.stop(leave=self.leave_group)
         await self._quiesce(list(self._tasks))  # of a rebalance that came in between
         await self._reader.stop()
 
@@ -173,9 +182,12 @@ class ProfileUpdater(Service):
 
     @Service.timer(1.0)
     async def _measure(self) -> None:
+        self._check_count()
         metrics = self._parts.metrics
         metrics.assigned.set(len(self.folds))
         metrics.stopped.set(len(self.faults))
+        metrics.rebalances.inc(self.consumer.n_rebalances - self._n_rebalances)
+        self._n_rebalances = self.consumer.n_rebalances
         metrics.profiles_cached.set(sum(fold.n_cached for fold in self.folds.values()))
         metrics.events_buffered.set(sum(map(self.consumer.n_buffered, self.folds)))
         metrics.bytes_buffered.set(sum(map(self.consumer.n_buffered_bytes, self.folds)))
@@ -186,25 +198,43 @@ class ProfileUpdater(Service):
 
     async def _take_over(self, partitions: list[int]) -> dict[int, int]:
         """Acquire what the group gave us; returns where to go on reading."""
+        self._check_count()
         await self._take_model_back(lambda: False)  # what was given up before may have left traces
+        if self.before_take_over is not None:
+            await self.before_take_over()
         # Partition 0 first: it may bring a newer item table, which others' losses are counted by.
         ordered = sorted(partitions)
         starts = [await self._open(partition) for partition in ordered if partition == 0]
         starts += await asyncio.gather(*(self._open(p) for p in ordered if p != 0))
         opened = {p: start for p, start in zip(ordered, starts, strict=True) if start is not None}
+        gaps, self._gaps = self._gaps, []
+        if gaps and not self._serves:
+            # A person has just started this worker: better not to start than to serve a part. Later
+            # only the partition stops; or one gap would end all workers, one after the other.
+            raise all_of(gaps)
+        self._serves = True
         for partition in opened:
             task = asyncio.create_task(self._follow(partition), name=f"follow-{partition}")
             task.add_done_callback(self._note_end)
             self._tasks[partition] = task
         return opened
 
+    def _check_count(self) -> None:
+        """Raises LogMismatch where the topic was given partitions: users would be taken apart."""
+        now = self.consumer.n_partitions()
+        if now is not None and now != self._log.n_partitions:
+            raise grown(self._log.topic, self._log.n_partitions, now)
+
     async def _open(self, partition: int) -> int | None:
-        """Acquire a partition; None when what the store holds of it can't be read: it stops."""
+        """Acquire a partition; None when it has to stop: what the store holds of it can't be read,
+        or the log does not hold what follows."""
         try:
             return await self._acquire(partition)
-        except RecordCorrupt as corrupt:
-            self.faults[partition] = str(corrupt)
-            logger.error("partition stopped", partition=partition, reason=str(corrupt))
+        except (RecordCorrupt, OffsetGap) as stop:
+            if isinstance(stop, OffsetGap):
+                self._gaps.append(stop)
+            self.faults[partition] = str(stop)
+            logger.error("partition stopped", partition=partition, reason=str(stop))
             return None
 
     async def _quiesce(self, partitions: list[int]) -> None:
@@ -221,6 +251,8 @@ class ProfileUpdater(Service):
     async def _hand_back(self, partitions: list[int]) -> None:
         """The group takes partitions away: nothing of ours may be under way when this returns."""
         await self._quiesce(partitions)
+        if self.before_hand_back is not None and any(p in self.folds for p in partitions):
+            await self.before_hand_back()
         for partition in partitions:
             self.faults.pop(partition, None)
             fold = self.folds.pop(partition, None)
@@ -230,6 +262,7 @@ class ProfileUpdater(Service):
                 if not fold.pending:
                     self._warm[partition] = fold
                 self._parts.metrics.forget_partition(partition)
+                self._parts.model.note_handed_back(partition)
                 await self._parts.store.release(partition)
 
     async def _acquire(self, partition: int) -> int:
@@ -241,11 +274,18 @@ class ProfileUpdater(Service):
             if partition not in self.consumer.assigned():
                 raise PartitionRevoked(f"partition {partition} was revoked while it was acquired")
             try:
-                acquired = await self._parts.store.acquire(partition, self._owner(), self._here())
-                position = await self._check_log(partition, acquired)
-                break
+                log = self._log
+                here = LogPosition(log.cluster_id, log.topic, log.n_partitions)
+                acquired = await self._parts.store.acquire(partition, self._owner(), here)
+                found = await self._check.check(partition, acquired, log)
+                if found.gap is None:
+                    break
+                await self._go_on_behind(found.gap, acquired, found.position)
             except (StoreAway, BrokerAway) as away:
                 logger.warning("cannot acquire yet", partition=partition, reason=str(away))
+                await asyncio.sleep(RETRY_S)
+            except (Fenced, StoreWentBack) as refused:
+                logger.warning("acquired by another", partition=partition, reason=str(refused))
                 await asyncio.sleep(RETRY_S)
         if partition == 0:
             await self._catch_up()
@@ -256,55 +296,29 @@ class ProfileUpdater(Service):
         ):
             warm = None  # somebody else had it in between: what we remember may be stale
         self.folds[partition] = self._parts.fold_of(
-            acquired, position, warm, self._reader.read_before
+            acquired, found.position, warm, self._reader.read_before
         )
         self._parts.model.reconcile(partition, acquired.next_offset)
         return acquired.next_offset
 
-    def _here(self) -> LogPosition:
-        """The log as the broker shows it now."""
-        return LogPosition(self._log.cluster_id, self._log.topic, self._log.n_partitions)
+    async def _go_on_behind(
+        self, gap: OffsetGap, acquired: Acquired, position: LogPosition
+    ) -> None:
+        """Pass over what the log does not hold, if a person has said so; then acquire anew.
 
-    async def _check_log(self, partition: int, acquired: Acquired) -> LogPosition:
-        """Is this the log that the checkpoint was made from, and does it still hold what follows?
-
-        Raises LogMismatch or OffsetGap: hard stops that name the remedy.
+        Raises the gap otherwise: a hard stop that names the remedy.
         """
-        here = self._here()
-        next_offset = acquired.next_offset
-        begin = (await self._reader.begin_offsets([partition]))[partition]
-        if begin > next_offset:
-            raise OffsetGap(
-                f"{self._log.topic} partition {partition}: the log starts at {begin}, the profiles "
-                f"were folded up to {next_offset}: {begin - next_offset} events are gone. Restore "
-                "a copy of the topic, or fold what is left into a new generation "
-                "(--generation NAME)"
-            )
-        known = acquired.checkpoint.log if acquired.checkpoint else None
-        if known is None:
-            return here
-        for name in ("cluster_id", "topic", "n_partitions"):
-            ours, theirs = getattr(here, name), getattr(known, name)
-            if ours != theirs:
-                raise LogMismatch(
-                    f"partition {partition}: the profiles were folded from {name} {theirs!r}, "
-                    f"this is {ours!r}. Point --kafka at the old broker, or use a new generation"
-                )
-        if known.last_offset is not None and known.last_offset >= begin:
-            record = await self._reader.read_one(partition, known.last_offset)
-            if record is None or (
-                record.timestamp,
-                xxh3_64_intdigest(record.key or b""),
-            ) != (
-                known.last_timestamp_ms,
-                known.last_key_hash,
-            ):
-                raise LogMismatch(
-                    f"{self._log.topic} partition {partition}: offset {known.last_offset} is not "
-                    "the event that was folded last; the topic was made anew. Restore it, or use "
-                    "a new generation (--generation NAME)"
-                )
-        return known
+        if not self._parts.limits.accept_gap or gap.gap is None:
+            raise gap
+        first, upto = gap.gap
+        partition = acquired.claim.partition
+        if first >= acquired.next_offset:
+            await self._parts.fold_of(acquired, position).skip(upto)
+            return
+        gaps = acquired.checkpoint.gaps if acquired.checkpoint else ()
+        await self._parts.store.step_back(acquired.claim, first, (*gaps, (first, upto)))
+        self._parts.metrics.gap_offsets.labels(str(partition)).inc(upto - first)
+        logger.warning("the log's lost end accepted", partition=partition, first=first, upto=upto)
 
     async def _follow(self, partition: int) -> None:
         """Read a batch, fold it, go on; until the partition goes to somebody else."""
@@ -334,7 +348,15 @@ class ProfileUpdater(Service):
             except (StoreAway, BrokerAway) as away:  # given up: the partition is being handed back
                 logger.warning("batch given up", partition=partition, reason=str(away))
                 return
-            except (DeadLetterFlood, RecordCorrupt, FoldFault) as stop:
+            except OffsetGap as gap:  # retention, or a person, was quicker than we
+                if self._parts.limits.accept_gap and gap.gap is not None:
+                    if not await self._start_over(partition):
+                        return
+                    continue
+                logger.error("partition stopped", partition=partition, reason=str(gap))
+                self._stop_partition(partition, f"{gap}; foldstream worker --accept-gap goes on")
+                return
+            except (DeadLetterFlood, RecordCorrupt, RecordTooNew, FoldFault) as stop:
                 logger.error(
                     "partition stopped",
                     partition=partition,
@@ -393,7 +415,7 @@ class ProfileUpdater(Service):
             try:
                 await self._parts.model.catch_up(self._positions)
                 return
-            except StoreAway as away:
+            except (StoreAway, BrokerAway) as away:
                 logger.warning("item snapshot not read yet", reason=str(away))
                 await asyncio.sleep(RETRY_S)
 
@@ -402,7 +424,7 @@ class ProfileUpdater(Service):
         while self._parts.model.tainted and not give_up():
             try:
                 await self._parts.model.take_back(self._positions)
-            except StoreAway as away:
+            except (StoreAway, BrokerAway) as away:
                 logger.warning("item table not reloaded yet", reason=str(away))
                 await asyncio.sleep(RETRY_S)
 

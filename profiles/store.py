@@ -16,23 +16,26 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway, StoreMismatch
+from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway
 from profiles.store_checkpoint import (
     Acquired,
     Checkpoint,
     Claim,
     CommitBatch,
+    Gap,
     LogPosition,
     Outcome,
+    gap_fields,
     parse_checkpoint,
     with_last,
 )
 from profiles.store_commit import Fence, Step, unhurried
 from profiles.store_health import Health
-from profiles.store_items import ItemSnapshots, StoredSnapshot
+from profiles.store_generations import Registry
+from profiles.store_items import ItemSnapshots, Lineage, StoredSnapshot
 from profiles.store_keys import Keys
 from profiles.store_link import pack
-from profiles.store_scan import MetaInfo, ServerFacts, Survey
+from profiles.store_scan import FAST, MetaInfo, ServerFacts, Survey
 from profiles.store_sweep import STEP_KEYS, Sweep, SweepStep
 from profiles.store_topology import Pool, Topology
 
@@ -99,6 +102,7 @@ class ProfileStore:
         self._survey = Survey(self.keys, self._topology, self._pool)
         self._sweep = Sweep(self.keys, self._topology, self._pool, config.fingerprint)
         self.health = Health(self.keys, self._topology, self._pool)
+        self.registry = Registry(self.keys, self._topology, self._pool)
         self._step = step
         self._fences: dict[int, Fence] = {}
 
@@ -269,12 +273,14 @@ class ProfileStore:
         chunks: Mapping[int, bytes],
         next_offsets: Mapping[int, int],
         n_chunks: int | None = None,
+        lineage: Lineage | None = None,
     ) -> str:
         """Store the item table: changed chunks under new keys, then the manifest, fenced.
 
         claim: of partition 0. chunks: by number, the changed ones or all. next_offsets: by
         partition, how far the table has learned. n_chunks: of the whole table; None: as many as
-        before, or more. Returns the snapshot's version. Cancelled, it first ends.
+        before, or more. lineage: which deltas are inside; default: it is a base of its own.
+        Returns the snapshot's version. Cancelled, it first ends.
 
         Raises Fenced, StoreAway and StoreFull (nothing is lost: write these chunks again, or all
         of them; later changes alone would not do), StoreWentBack (the changes belong to a
@@ -284,7 +290,9 @@ class ProfileStore:
             raise ValueError(f"the item table belongs to partition 0, not {claim.partition}")
         fence = self._fence(0)
         return await unhurried(
-            self._items.write(fence, claim, header, chunks, next_offsets, n_chunks)
+            self._items.write(
+                fence, claim, header, chunks, next_offsets, n_chunks, lineage or Lineage()
+            )
         )
 
     async def read_item_snapshot(self) -> StoredSnapshot | None:
@@ -297,6 +305,11 @@ class ProfileStore:
     async def item_snapshot_version(self) -> str | None:
         """Which snapshot is current: a cheap question for readers that wait for a newer one."""
         return await self._items.read_version()
+
+    async def item_snapshot_base(self) -> tuple[str, str] | None:
+        """(version, base) of the current snapshot: a process that goes back to the same base has
+        the same from the deltas."""
+        return await self._items.read_base()
 
     def iter_records(self, partition: int | None = None) -> AsyncIterator[tuple[str, bytes]]:
         """(user_id, record) of every profile of a partition, or of all; no order, each once.
@@ -321,31 +334,41 @@ class ProfileStore:
         """
         return self._sweep.round(partitions, retention_ms, ttl_ms, step_keys)
 
-    async def drop_generation(self, generation: str) -> int:
-        """Remove every key of a generation; returns how many.
+    async def drop_generation(
+        self,
+        generation: str,
+        keys_per_s: int = FAST,
+        on_removed: Callable[[int], None] = lambda n: None,
+    ) -> int:
+        """Remove every key of a generation, and its description; returns how many keys.
 
-        Raises StoreMismatch for the live one (the generation in `<prefix>:meta`), ValueError
-        for an impossible name, StoreAway (drop it again).
+        keys_per_s: no faster than this. on_removed: told how many so far. Raises StoreMismatch for
+        the live one (the generation in `<prefix>:meta`), ValueError for an impossible name,
+        StoreAway (drop it again).
         """
         keys = Keys(self.config.prefix, generation, self.config.partitions)
-        meta = await self._survey.read_meta()
-        if meta is not None and meta.generation == generation:
-            raise StoreMismatch(
-                f"generation {generation!r} is live in {keys.meta.decode()}: promote another first"
-            )
-        return await self._survey.drop(keys.everything)
+        await self.registry.start_drop(generation)
+        n_removed = await self._survey.drop(keys.everything, keys_per_s, on_removed)
+        await self.registry.forget(generation)
+        return n_removed
 
-    async def ensure_meta(self, meta: MetaInfo) -> None:
-        """Create `<prefix>:meta`, or check that it says the same.
+    async def step_back(self, claim: Claim, next_offset: int, gaps: Sequence[Gap]) -> None:
+        """Let a partition go on from before its checkpoint: the log lost its end.
 
-        For the live generation only; a throw-away one has no meta. Raises StoreMismatch (names
-        key, value and remedy), StoreAway, StoreFull.
+        For a person's decision only: what takes those offsets next is folded on top. gaps: all that
+        were accepted. Raises as `write_item_snapshot`.
         """
-        await self._survey.ensure_meta(meta)
+        key = self.keys.checkpoint[claim.partition]
+        values: list[bytes | str | int] = ["next_offset", next_offset]
+        for name, value in gap_fields(gaps):
+            values += [name, value]
+        last = [f"log_last_{name}" for name in ("offset", "timestamp_ms", "key_hash")]
+        body = [pack("HSET", key, *values), pack("HDEL", key, *last)]
+        await unhurried(self._fence(claim.partition).write_fenced(claim, body, "accepted gap"))
 
     async def read_meta(self) -> MetaInfo | None:
-        """What `<prefix>:meta` says; None in a fresh store."""
-        return await self._survey.read_meta()
+        """What `<prefix>:meta` says of the live generation; None in a fresh store."""
+        return (await self.registry.read()).meta
 
     async def server_facts(self) -> list[ServerFacts]:
         """Version, memory, eviction and persistence of each node, for `doctor`."""
