@@ -8,6 +8,7 @@ from agents.chaos.scenarios import (
     broker,
     kill,
     links,
+    nemesis,
     odd,
     rescale,
     soak,
@@ -26,6 +27,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *store.SCENARIOS,
     *links.SCENARIOS,
     *soak.SCENARIOS,
+    *nemesis.SCENARIOS,
 )
 
 

@@ -98,7 +98,7 @@ async def aof_cuts(bed: Bed, draw: random.Random, report: Report, plan: Plan) ->
             if frozen:
                 worker.pause()
             await bed.store.kill()
-            n_bytes += _cut(bed.store.folder, size)
+            n_bytes += cut_tail(bed.store.folder, size)
             await bed.store.start()
             if frozen:
                 newer = await _newer(bed)
@@ -119,7 +119,7 @@ async def aof_cuts(bed: Bed, draw: random.Random, report: Report, plan: Plan) ->
     _check_back(report, back)
 
 
-def _cut(folder: Path, size: int) -> int:
+def cut_tail(folder: Path, size: int) -> int:
     """Take so many bytes off the end of the append-only file; returns how many it had to give."""
     files = sorted(folder.glob("appendonlydir/*.incr.aof")) or [folder / "appendonly.aof"]
     path = max(files, key=lambda file: file.stat().st_mtime)
