@@ -6,6 +6,9 @@ from agents.chaos.scenario import Scenario
 from agents.chaos.scenarios import (
     between_steps,
     broker,
+    explode,
+    fuzz,
+    hostile,
     kill,
     links,
     nemesis,
@@ -26,6 +29,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     *broker.SCENARIOS,
     *store.SCENARIOS,
     *links.SCENARIOS,
+    *hostile.SCENARIOS,
+    *fuzz.SCENARIOS,
+    *explode.SCENARIOS,
     *soak.SCENARIOS,
     *nemesis.SCENARIOS,
 )

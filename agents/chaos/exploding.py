@@ -92,7 +92,7 @@ def explode(case: Case, n_events: int, seed: int) -> Exploded:
     for start in range(0, n_events, BATCH):
         n = min(BATCH, n_events - start)
         if case.denormal:
-            items.columns.vectors[:N_ITEMS] = draw.choice([-DENORMAL, 0, DENORMAL], (N_ITEMS, 16))
+            items.columns.vectors[:N_ITEMS] = draw.integers(-1, 2, (N_ITEMS, 16)) * DENORMAL
         batch = _batch(case, draw, start, n, profiles, items)
         try:
             report = fold_batch(profiles, items, batch, case.config, watermark_ms)
