@@ -20,6 +20,7 @@ import msgspec
 
 from agents.app import store_of
 from agents.errors import AgentsError, UsageError
+from agents.generations import read_settings
 from agents.http.address import read_addresses
 from agents.ingest import IngestPlan, IngestReport, ingest
 from agents.requests import Requester
@@ -149,6 +150,8 @@ async def fill(
 
 async def fold_everything(settings: Settings, on_folded: Callable[[int, int], None]) -> None:
     """Wait until all that is in the log is in the profiles."""
+    async with store_of(settings) as first:
+        settings = await read_settings(settings, first)
     store = store_of(settings)
     await store.start()
     reader = ManualReader(settings.kafka, settings.topics().events.name)

@@ -7,6 +7,7 @@ from typing import Self
 
 from agents.app import fold_config_of, store_of
 from agents.catalogue import Catalogue
+from agents.generations import read_settings
 from agents.metrics import Metrics
 from agents.settings import Settings
 from profiles.items import ItemTable
@@ -20,14 +21,20 @@ class Lookup:
     """One generation of the store and the catalogue, opened for reading."""
 
     def __init__(self, settings: Settings) -> None:
+        """settings: as given; those of the generation are read from the store at the start."""
+        self.catalogue: Catalogue | None = None
+        self._open(settings)
+
+    def _open(self, settings: Settings) -> None:
         self.settings = settings
         self.kinds = settings.kinds_table()
         self.config = fold_config_of(settings)
         self.view = ItemView(self.config.shape, self.config)
-        self.catalogue: Catalogue | None = None
         self.store = store_of(settings)
 
     async def __aenter__(self) -> Self:
+        async with self.store as store:
+            self._open(await read_settings(self.settings, store))
         await self.store.start()
         snapshot = await self.store.read_item_snapshot()
         if snapshot is not None:

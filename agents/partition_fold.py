@@ -24,6 +24,7 @@ from xxhash import xxh3_64_intdigest
 
 from agents.errors import AgentsError
 from agents.flood import FloodRule, FloodWatch, LookBack
+from agents.generations import RecordFormat
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.translate import Translator
@@ -45,7 +46,7 @@ logger = structlog.get_logger(__name__)
 RETRY_S = 0.5
 """Between two tries of a neighbour that is away: one that restarts is back within seconds."""
 
-LAST_WORD_S = 2.0
+LAST_WORD_S = 1.0
 """How long a partition that is handed back waits for the broker: an acknowledgement takes
 milliseconds, and whatever stays unsent is in the outbox for the next owner."""
 
@@ -88,6 +89,7 @@ class Limits:
     batch_events: int
     cache_profiles: int
     flood: FloodRule | None  # None: set bad messages aside, however many
+    accept_gap: bool = False
 
 
 class _News(NamedTuple):
@@ -126,6 +128,7 @@ class PartitionFold:
         metrics: Metrics,
         limits: Limits,
         now_ms: Callable[[], int],
+        record_format: RecordFormat,
         warm: PartitionFold | None = None,
         look_back: LookBack | None = None,
     ) -> None:
@@ -140,6 +143,7 @@ class PartitionFold:
         self.give_up = asyncio.Event()
         self.state = "running"
         self.fault: str | None = None
+        self.away_because = ""  # what the store said last, while `state` is "waiting for store"
         self.pending = False  # profiles and items hold what is not (surely) committed
         self._began: float | None = None  # monotonic time at which the batch in work began
         self.n_events = 0
@@ -155,8 +159,10 @@ class PartitionFold:
         self._limits = limits
         self._now_ms = now_ms
         self._watermark_ms = acquired.checkpoint.watermark_ms if acquired.checkpoint else 0
+        self._gaps = acquired.checkpoint.gaps if acquired.checkpoint else ()
         self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
-        self._profiles: ProfileTable = warm._profiles if warm else ProfileTable(model.config.shape)
+        self._format = record_format
+        self._profiles: ProfileTable = warm._profiles if warm else self._no_profiles()
         self._flood: FloodWatch | None = None
         if limits.flood is not None:
             self._flood = FloodWatch(self.partition, codec, limits.flood, look_back)
@@ -185,6 +191,8 @@ class PartitionFold:
             await self.finish()  # the outbox holds one announcement: the one before must be out
             with our_fault(f"looking for repeats in [{batch.start}, {batch.end})"):
                 news = self._news(batch)
+            if self._profiles.record_format != self._format.writes:
+                self._profiles = self._no_profiles()  # what is cached is in the store
             if news.events:
                 await self._gather([event.user_id for event in news.events])
             # Nothing in here waits for anything but the model thread and the commit: a snapshot
@@ -198,6 +206,38 @@ class PartitionFold:
                         self._model.tainted = True
                         self._model.stillness.away.discard(self.partition)
         self._metrics.repeats.inc(len(batch.events) - len(news.events))
+
+    async def skip(self, to: int) -> None:
+        """Go on at `to`, without what the log no longer holds: a person has said so.
+
+        Written into the checkpoint like any batch, and counted. Raises as `step`.
+        """
+        await self.finish()
+        start = self.next_offset
+        self._seen.filter([], [], start, to)
+        gaps = (*self._gaps, (start, to))
+        batch = CommitBatch(
+            start=start,
+            end=to,
+            records=[],
+            seen=self._seen.writes(start, to),
+            outbox=[],
+            watermark_ms=self._watermark_ms,
+            log=self._log,
+            gaps=gaps,
+        )
+        await self._store.commit_until_known(
+            self.claim, batch, on_away=self._note_away, give_up=self.give_up
+        )
+        self.state = "running"
+        self.next_offset = self.read_to = to
+        self._gaps = gaps
+        self._model.note_commit(self.partition, to)
+        self._metrics.gap_offsets.labels(str(self.partition)).inc(to - start)
+        logger.warning("gap accepted", partition=self.partition, first=start, upto=to)
+
+    def _no_profiles(self) -> ProfileTable:
+        return ProfileTable(self._model.config.shape, record_format=self._format.writes)
 
     def _news(self, batch: EventBatch) -> _News:
         """What of a batch was not folded before."""
@@ -408,6 +448,7 @@ class PartitionFold:
             logger.warning("store away", partition=self.partition, reason=str(away))
             self._metrics.store_away.inc()
         self.state = "waiting for store"
+        self.away_because = str(away)
         if self.pending:
             self._model.stillness.note_away(self.partition)
 

@@ -1,36 +1,26 @@
-"""Folds the log anew into a generation of its own, and compares facts with the live one.
+"""Folds the log anew into a throw-away generation, and compares facts with the live one.
 
-The same `PartitionFold` as in the worker; only nobody is told, dead letters stay where they are,
-and vectors are left alone (facts don't depend on them). Reads up to the live checkpoints exactly,
-and follows them while a worker goes on folding.
+Reads up to the live checkpoints exactly, and follows them while a worker goes on folding. What the
+log lost before it was folded, and a person accepted, the check leaves out in the same way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
 from agents.app import fold_config_of, store_of
 from agents.errors import UsageError
-from agents.metrics import Metrics
-from agents.model import Model
-from agents.partition_fold import Limits, PartitionFold
+from agents.refold import Refold
 from agents.settings import Settings
-from agents.translate import Translator
-from agents.updater import Parts, wall_clock_ms
 from profiles.digest import FactsDigest
 from profiles.record import decode_profile, facts_of
-from profiles.retention import Retention
-from profiles.store import LogPosition, ProfileStore
-from streams.batch import RawBatch, Reject
-from streams.codec import EventCodec
-from streams.log_identity import log_identity
-from streams.manual_reader import ManualReader
+from profiles.store import Checkpoint, ProfileStore
+from streams.batch import RawBatch
 
 ROUNDS = 5
 """How often a partition is followed to a live position that has moved on meanwhile."""
@@ -48,7 +38,7 @@ class RebuildReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a check found. digest: of the facts, 32 hex digits; equal when nothing differs.
 
     n_events: sum of all profiles' counts. moving: partitions that a worker kept folding through
-    all rounds; they were not compared.
+    all rounds; they were not compared. gaps: by partition, what the log lost and a person accepted.
     """
 
     generation: str
@@ -59,21 +49,12 @@ class RebuildReport(msgspec.Struct, frozen=True, kw_only=True):
     differences: list[Difference]
     n_differences: int
     moving: list[int]
+    gaps: dict[int, list[tuple[int, int]]] = {}
 
     @property
     def agrees(self) -> bool:
         """Whether every partition was compared and nothing differs."""
         return not self.n_differences and not self.moving
-
-
-class Silent:
-    """Tells nobody: the live fold has announced these events, and set these messages aside."""
-
-    async def announce(self, partition: int, messages: Sequence[bytes]) -> None:
-        """Nothing to do."""
-
-    async def set_aside(self, rejects: Sequence[Reject]) -> None:
-        """Nothing to do."""
 
 
 @dataclass
@@ -94,7 +75,8 @@ class Rebuild:
     """One check of the live generation, in a throw-away generation beside it."""
 
     def __init__(self, settings: Settings, on_progress: Callable[[int, int], None]) -> None:
-        """on_progress: told (offsets folded, offsets to fold) of all partitions."""
+        """settings: in force for the generation. on_progress: told (offsets folded, offsets to
+        fold) of all partitions."""
         self._settings = settings
         self._on_progress = on_progress
         self._events = settings.topics().events.name
@@ -106,110 +88,64 @@ class Rebuild:
 
     async def check(self) -> RebuildReport:
         """Fold everything anew, compare, drop the throw-away generation (also on Ctrl-C)."""
-        await self._live.start()
-        await self._store.start()
-        reader = ManualReader(self._settings.kafka, self._events)
-        try:
-            await reader.start()
-            return await self._check(reader)
-        finally:
-            await reader.stop()
-            await self._store.drop_generation(self._generation)
-            await self._store.close()
-            await self._live.close()
+        async with self._live, self._store:
+            try:
+                async with Refold(self._settings, self._store, learn=False) as refold:
+                    return await self._check(refold)
+            finally:
+                await self._store.drop_generation(self._generation)
 
-    async def _check(self, reader: ManualReader) -> RebuildReport:
-        partitions = range(self._settings.partitions)
-        begins = await reader.begin_offsets(partitions)
-        late = {p: begin for p, begin in begins.items() if begin > 0}
-        if late:
-            first = min(late)
-            raise UsageError(
-                f"{self._events} partition {first} starts at offset {late[first]}, not at 0: "
-                "retention took its beginning, and facts can't be made anew from what is left"
-            )
-        config = replace(fold_config_of(self._settings), learn=False)
-        metrics = Metrics()
-        model = Model(config, self._store, metrics)
-        await model.start()
-        kinds = self._settings.kinds_table()
-        parts = Parts(
-            model=model,
-            store=self._store,
-            codec=EventCodec([kind.name for kind in self._settings.kinds]),
-            translator=Translator(kinds, config.shape.n_tokens),
-            kinds=kinds,
-            announcer=Silent(),
-            metrics=metrics,
-            limits=Limits(
-                batch_events=self._settings.max_batch_events,
-                cache_profiles=max(1_000, self._settings.cache_users // len(partitions)),
-                flood=None,
-            ),
-            now_ms=wall_clock_ms,
-        )
-        try:
-            identity = await log_identity(self._settings.kafka, self._events)
-            log = LogPosition(identity.cluster_id, identity.topic, identity.n_partitions)
-            self._targets = {p: await self._live_position(p) for p in partitions}
-            reader.assign(dict.fromkeys(partitions, 0))
-            compared = await asyncio.gather(
-                *(self._partition(parts, log, reader, partition) for partition in partitions)
-            )
-        finally:
-            await model.stop()
-        return self._report(dict(zip(partitions, compared, strict=True)))
+    async def _check(self, refold: Refold) -> RebuildReport:
+        checkpoints = {p: await self._live.read_checkpoint(p) for p in refold.partitions}
+        begins = await refold.reader.begin_offsets(refold.partitions)
+        await refold.acquire(_starts(self._events, checkpoints, begins))
+        self._targets = {p: _position(checkpoint) for p, checkpoint in checkpoints.items()}
+        compared = await asyncio.gather(*(self._partition(refold, p) for p in refold.partitions))
+        report = self._report(dict(zip(refold.partitions, compared, strict=True)))
+        gaps = {p: list(found.gaps) for p, found in checkpoints.items() if found and found.gaps}
+        return msgspec.structs.replace(report, gaps=gaps)
 
-    async def _partition(
-        self, parts: Parts, log: LogPosition, reader: ManualReader, partition: int
-    ) -> _Compared | None:
+    async def _partition(self, refold: Refold, partition: int) -> _Compared | None:
         """Fold one partition up to the live position and compare; None if that keeps moving."""
-        fold = parts.fold_of(await self._store.acquire(partition, os.urandom(16), log), log)
         held: RawBatch | None = None
         for _ in range(ROUNDS):
             target = self._targets[partition]
-            held = await self._fold_to(fold, reader, target, held)
+            held = await self._fold_to(refold, partition, target, held)
             compared = await self._compare(partition)
-            position = await self._live_position(partition)
+            position = _position(await self._live.read_checkpoint(partition))
             if position == target:
                 return compared
             self._targets[partition] = position
         return None
 
     async def _fold_to(
-        self, fold: PartitionFold, reader: ManualReader, target: int, held: RawBatch | None
+        self, refold: Refold, partition: int, target: int, held: RawBatch | None
     ) -> RawBatch | None:
         """Fold up to exactly `target`; returns what was read beyond it."""
         batch_events = self._settings.max_batch_events
+        fold = refold.folds[partition]
         while fold.next_offset < target:
-            raw = held or await reader.next_batch(fold.partition, batch_events)
+            raw = held or await refold.reader.next_batch(partition, batch_events)
             raw, held = cut(raw, target)
             await fold.step(raw)
-            self._folded[fold.partition] = fold.next_offset
+            self._folded[partition] = fold.next_offset
             self._on_progress(sum(self._folded.values()), sum(self._targets.values()))
         return held
 
     async def _compare(self, partition: int) -> _Compared:
         live, rebuilt = FactsDigest(), FactsDigest()
-        config = fold_config_of(self._settings)
-        folded = await self._store.read_checkpoint(partition)
-        # What retention has ended may have been swept from the one and not yet from the other.
-        retention = Retention(config.retention_ms, folded.watermark_ms if folded else 0)
         expected: dict[str, bytes] = {}
         n_events = 0
         async for user_id, record in self._store.iter_records(partition):
-            if retention.is_over(record):
-                continue
             facts = facts_of(record)
             rebuilt.add(user_id, facts)
             expected[user_id] = facts
         differences = []
+        shape = fold_config_of(self._settings).shape
         async for user_id, record in self._live.iter_records(partition):
-            if retention.is_over(record):
-                continue
             facts = facts_of(record)
             live.add(user_id, facts)
-            n_events += decode_profile(record, config.shape, user_id).n_events
+            n_events += decode_profile(record, shape, user_id).n_events
             found = expected.pop(user_id, None)
             if found is None:
                 differences.append(Difference(user_id=user_id, partition=partition, what="unknown"))
@@ -221,10 +157,6 @@ class Rebuild:
             Difference(user_id=user_id, partition=partition, what="missing") for user_id in expected
         ]
         return _Compared(live, rebuilt, n_events, differences)
-
-    async def _live_position(self, partition: int) -> int:
-        checkpoint = await self._live.read_checkpoint(partition)
-        return 0 if checkpoint is None else checkpoint.next_offset
 
     def _report(self, compared: dict[int, _Compared | None]) -> RebuildReport:
         live, rebuilt = FactsDigest(), FactsDigest()
@@ -247,6 +179,32 @@ class Rebuild:
             n_differences=len(differences),
             moving=[partition for partition, result in compared.items() if result is None],
         )
+
+
+def _position(checkpoint: Checkpoint | None) -> int:
+    return 0 if checkpoint is None else checkpoint.next_offset
+
+
+def _starts(
+    topic: str, checkpoints: dict[int, Checkpoint | None], begins: dict[int, int]
+) -> dict[int, tuple[int, int]]:
+    """By partition, the gap that a fold from nothing begins with: as the live one began.
+
+    Raises UsageError for a log that no longer holds what the live profiles were folded from.
+    """
+    gaps: dict[int, tuple[int, int]] = {}
+    for partition, checkpoint in checkpoints.items():
+        first = next((gap for gap in checkpoint.gaps if gap[0] == 0), None) if checkpoint else None
+        if first is not None:
+            gaps[partition] = first
+        start = first[1] if first else 0
+        if begins[partition] > start:
+            raise UsageError(
+                f"{topic} partition {partition} starts at offset {begins[partition]}, not at "
+                f"{start}: retention took its beginning, and facts can't be made anew from what is "
+                "left"
+            )
+    return gaps
 
 
 def cut(raw: RawBatch, target: int) -> tuple[RawBatch, RawBatch | None]:

@@ -124,6 +124,7 @@ class ScoringService(Service):
     @property
     def n_waiting(self) -> int:
         """Users whose profile changed and who have no new list yet, as far as was read."""
+        self.leave_group = True  # at a stop; not where this process is back within seconds
         return len(self._pending)
 
     async def on_start(self) -> None:
@@ -168,7 +169,7 @@ class ScoringService(Service):
         finally:
             for task in self._emitting:
                 task.cancel()
-            await stop_consumer(consumer, leave=True)
+            await stop_consumer(consumer, leave=self.leave_group)
 
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
         """Take in what has changed, serve the next users, remember how far we came."""

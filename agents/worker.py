@@ -1,18 +1,28 @@
-"""Runs one worker process: Faust's worker around the application, and what a crash ends with."""
+"""Runs one worker process: Faust's worker around the application, and what a crash ends with.
+
+When another generation is promoted, the process ends its work in order and becomes a new one, with
+the same arguments and process id: arrays, kernels and pages are made for one generation's sizes.
+"""
 
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import sys
 from collections.abc import Callable
 
 import faust
+import structlog
 import uvloop
 from threadpoolctl import threadpool_limits
 
 from agents import logs
 from agents.app import Worker, build_app, prepare
 from agents.instance import worker_number
-from agents.settings import Settings
+from agents.settings import PREFIX, Settings
+
+logger = structlog.get_logger(__name__)
 
 
 def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = build_app) -> None:
@@ -26,9 +36,9 @@ def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = bu
     with worker_number(settings.data_dir) as number:
         loop = uvloop.new_event_loop()
         # Before Faust starts: its consumer must find the topic of its agent.
-        loop.run_until_complete(prepare(settings))
+        ours = build(loop.run_until_complete(prepare(settings)), number)
         worker = faust.Worker(
-            build(settings, number).app,
+            ours.app,
             loop=loop,
             quiet=True,
             redirect_stdouts=False,
@@ -40,6 +50,7 @@ def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = bu
         # the broker and the store on the same machine don't get.
         threadpool_limits(limits=1, user_api="blas")
         worker.spinner = None  # it would write to the terminal, also where there is none
+        ours.watch.on_promoted = lambda: _stop_for_promotion(ours, worker)
         try:
             worker.execute_from_commandline()
         except SystemExit as end:
@@ -48,6 +59,27 @@ def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = bu
                 raise worker.crash_reason from None
             if end.code:
                 raise
+    if ours.watch.promoted is not None:
+        _begin_anew(ours, settings)
+
+
+def _stop_for_promotion(ours: Worker, worker: faust.Worker) -> None:
+    """A graceful stop that keeps our place in the groups: we are back within seconds."""
+    if ours.updater is not None:
+        ours.updater.leave_group = False
+    if ours.scorer is not None:
+        ours.scorer.leave_group = False
+    worker._schedule_shutdown(signal.SIGTERM)
+
+
+def _begin_anew(ours: Worker, settings: Settings) -> None:
+    """Replace this process by a new one; whoever supervises it sees no change."""
+    logger.info("going on in the promoted generation", generation=ours.watch.promoted)
+    if settings.port == 0 and ours.http is not None and ours.http.last_port:
+        os.environ[f"{PREFIX}PORT"] = str(ours.http.last_port)  # pages stay where they were
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def calm_collector() -> None:

@@ -1,23 +1,28 @@
 """What reads or removes a whole generation, and what the servers say about themselves.
 
-Owns scans, `<prefix>:meta` and server facts; nothing here is on the hot path. What stays true: a
+Owns scans and server facts; nothing here is on the hot path. What stays true: a
 scan never blocks the store for long, yields each profile once, and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from redis.exceptions import ResponseError
 
-from profiles.errors import StoreAway, StoreMismatch
-from profiles.store_keys import Keys, key_slot, partition_tags
+from profiles.store_keys import Keys
 from profiles.store_link import HOME, Address, pack, store_error
 from profiles.store_topology import Pool, Topology
 
 SCAN_COUNT = 1000
 """Keys looked at in one step: under a millisecond of the store's time."""
+
+
+FAST = 100_000
+"""Keys removed a second at most: more than a store frees, so no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,10 @@ class Survey:
                         if record is not None:  # else removed since the scan saw it
                             yield key[_head_bytes(key) :].decode(), record
 
-    async def drop(self, pattern: bytes) -> int:
-        """Remove all keys of a pattern; returns how many."""
+    async def drop(self, pattern: bytes, keys_per_s: int, on_removed: Callable[[int], None]) -> int:
+        """Remove all keys of a pattern, no faster than `keys_per_s`; returns how many."""
         n_removed = 0
+        began = time.monotonic()
         for node in await self._topology.locate_masters():
             async for keys in self._scan(node, pattern):
                 # One command a key: in a cluster they lie in different slots.
@@ -105,50 +111,21 @@ class Survey:
                     if isinstance(reply, ResponseError):
                         raise store_error(reply, f"removing {key.decode(errors='replace')}")
                     n_removed += reply
+                on_removed(n_removed)
+                ahead_s = n_removed / keys_per_s - (time.monotonic() - began)
+                if ahead_s > 0:
+                    await asyncio.sleep(ahead_s)
         return n_removed
 
-    async def read_meta(self) -> MetaInfo | None:
-        """What `<prefix>:meta` says; None where nobody has written it. Raises StoreMismatch."""
-        key = self._keys.meta
-        (flat,) = await self._pool.ask_slot(key_slot(key), [pack("HGETALL", key)], 1, key.decode())
-        fields = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
-        if not fields:
-            return None
-        try:
-            return MetaInfo(
-                fields["generation"],
-                fields["prefix"],
-                int(fields["n_partitions"]),
-                int(fields["record_format"]),
-            )
-        except (KeyError, ValueError) as error:
-            raise StoreMismatch(f"{key.decode()}: {error!r}; something else wrote it") from error
-
-    async def ensure_meta(self, meta: MetaInfo) -> None:
-        """Create `<prefix>:meta`, or check it. Raises StoreMismatch with the remedy."""
-        key = self._keys.meta
-        wanted: dict[str, str | int] = {
-            "generation": meta.generation,
-            "prefix": meta.prefix,
-            "n_partitions": meta.n_partitions,
-            "record_format": meta.record_format,
-        }
-        sets = [pack("HSETNX", key, name, value) for name, value in wanted.items()]
-        tags = ",".join(partition_tags(meta.n_partitions))
-        sets.append(pack("HSETNX", key, "tags", tags))
-        # MULTI: of two workers that start at once, one writes all fields.
-        payload = [pack("MULTI"), *sets, pack("EXEC")]
-        await self._pool.ask_slot(key_slot(key), payload, len(payload), key.decode())
-        found = await self.read_meta()
-        if found is None:
-            raise StoreAway(f"{key.decode()} vanished; the store was emptied")
-        for name, value in wanted.items():
-            there = getattr(found, name)
-            if there != value:
-                raise StoreMismatch(
-                    f"{key.decode()}: {name} is {there!r} in the store, {value!r} in this worker's "
-                    f"settings; set it to {there!r}, or use another prefix or an empty store"
-                )
+    async def count_keys(self) -> int:
+        """How many keys the store holds, of whatever kind: a bound for what a scan will meet."""
+        total = 0
+        for node in await self._topology.locate_masters():
+            (reply,) = await self._pool.ask(node, [pack("DBSIZE")], 1)
+            if isinstance(reply, ResponseError):
+                raise store_error(reply, "DBSIZE")
+            total += reply
+        return total
 
     async def server_facts(self) -> list[ServerFacts]:
         """What each master says about itself. Raises StoreAway."""

@@ -54,8 +54,8 @@ async def _show(settings: Settings, user: str, output: Output) -> None:
         found = await lookup.profile(user)
         if found is None:
             raise UsageError(
-                f"user {user!r} has no profile in generation {settings.generation!r}: no event of "
-                "theirs has been folded (is a worker running? does the id match the events' key?)"
+                f"user {user!r} has no profile in generation {lookup.settings.generation!r}: no "
+                "event of theirs has been folded (is a worker running? does the id match the events' key?)"
             )
         titles = await lookup.titles()
         document = describe(found, lookup, titles)

@@ -1,4 +1,4 @@
-"""`foldstream rebuild --check`: are the live profiles what the log says they must be?"""
+"""`foldstream rebuild`: fold the log anew, to compare with the live profiles or to replace them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from agents.settings import Settings
 
 if TYPE_CHECKING:
     from agents.rebuild import RebuildReport
+    from agents.rebuild_into import IntoReport
 
 
 def register(app: typer.Typer) -> None:
@@ -33,21 +34,47 @@ def register(app: typer.Typer) -> None:
         check: Annotated[
             bool, typer.Option("--check", help="Fold beside the live profiles and compare.")
         ] = False,
+        into: Annotated[
+            str | None,
+            typer.Option("--into", help="Fold into this generation, which is kept; resumes."),
+        ] = None,
+        promote: Annotated[
+            bool, typer.Option("--promote", help="With --into: make it live when it is ready.")
+        ] = False,
+        n_factors: Annotated[
+            int | None, typer.Option("--n-factors", help="With --into: length of its vectors.")
+        ] = None,
+        history: Annotated[
+            int | None, typer.Option("--history", help="With --into: events kept per user.")
+        ] = None,
+        seen_window: Annotated[
+            int | None, typer.Option("--seen-window", help="With --into: offsets, for repeats.")
+        ] = None,
+        accept_gap: Annotated[
+            bool, typer.Option("--accept-gap", help="With --into: begin where the log begins.")
+        ] = False,
+        events_per_s: Annotated[
+            int | None, typer.Option("--events-per-s", min=1, help="With --into: not faster.")
+        ] = None,
         config: ConfigOption = None,
         data_dir: DataDirOption = None,
         kafka: KafkaOption = None,
         redis: RedisOption = None,
         topic_prefix: PrefixOption = None,
         generation: Annotated[
-            str | None, typer.Option("--generation", help="Generation to compare with.")
+            str | None, typer.Option("--generation", help="With --check: compare with this one.")
         ] = None,
         as_json: JsonOption = False,
     ) -> None:
-        """Fold the whole log anew into a throw-away generation; compare facts; drop it."""
-        if not check:
-            raise UsageError(
-                "rebuild needs --check (building into a generation to keep is not there yet)"
-            )
+        """Fold the whole log anew, beside the live profiles.
+
+        --check: into a throw-away generation; compare all facts; drop it. --into NAME: into a
+        generation to keep, until it has caught up; then `foldstream promote NAME`.
+        """
+        if check == (into is not None):
+            raise UsageError("rebuild needs either --check or --into NAME")
+        if check and (promote or accept_gap or events_per_s or n_factors or history or seen_window):
+            raise UsageError("only --into takes --promote, --accept-gap, --events-per-s and sizes")
         settings = settings_for(
             config,
             data_dir=data_dir,
@@ -55,30 +82,72 @@ def register(app: typer.Typer) -> None:
             redis=redis,
             topic_prefix=topic_prefix,
             generation=generation,
+            n_factors=n_factors,
+            history=history,
+            seen_window=seen_window,
         ).settings
         output = Output(as_json)
-        report = run(_check(settings, output))
-        output.result({**msgspec.to_builtins(report), "agrees": report.agrees})
-        output.say(f"{report.n_profiles} profiles, {report.n_events} events")
-        output.say(f"live    {report.digest_live}")
-        output.say(f"rebuilt {report.digest_rebuilt}")
-        for difference in report.differences:
+        if into is None:
+            _show_check(run(_check(settings, output)), output)
+            return
+        report = run(_into(settings, into, accept_gap, events_per_s, output))
+        _show_into(report, output, promote)
+        if promote and not report.promoted:
+            from agents.cli.promote import promote_and_show
+
+            promote_and_show(settings, into, output)
+
+
+def _show_check(report: RebuildReport, output: Output) -> None:
+    output.result({**msgspec.to_builtins(report, str_keys=True), "agrees": report.agrees})
+    output.say(f"{report.n_profiles} profiles, {report.n_events} events")
+    output.say(f"live    {report.digest_live}")
+    output.say(f"rebuilt {report.digest_rebuilt}")
+    for partition, gaps in report.gaps.items():
+        for first, upto in gaps:
             output.say(
-                f"  partition {difference.partition}  user {difference.user_id}: {difference.what}"
+                f"  partition {partition}: offsets {first} to {upto} are an accepted gap; what the "
+                "profiles hold of them the log can't confirm"
             )
-        if report.n_differences:
-            raise CheckFailed(f"{report.n_differences} profiles differ from what the log says")
-        if report.moving:
-            raise CheckFailed(
-                f"partitions {report.moving} kept moving and were not compared; run it again at a "
-                "quieter moment"
-            )
-        output.say("[green]facts agree[/green]")
+    for difference in report.differences:
+        output.say(
+            f"  partition {difference.partition}  user {difference.user_id}: {difference.what}"
+        )
+    if report.n_differences:
+        raise CheckFailed(f"{report.n_differences} profiles differ from what the log says")
+    if report.moving:
+        raise CheckFailed(
+            f"partitions {report.moving} kept moving and were not compared; run it again at a "
+            "quieter moment"
+        )
+    output.say("[green]facts agree[/green]")
+
+
+def _show_into(report: IntoReport, output: Output, promoting: bool) -> None:
+    rate = report.n_folded / max(report.took_s, 1e-9)
+    if not promoting:
+        output.result({**msgspec.to_builtins(report, str_keys=True), "events_per_s": round(rate)})
+    shape = ", ".join(f"{key} {value}" for key, value in report.settings.items() if key != "kinds")
+    output.say(
+        f"{report.n_folded} events in {report.took_s:.1f} s ({rate:,.0f}/s)"
+        f"{', gone on from before' if report.resumed else ''}; record format {report.record_format}"
+    )
+    output.say(f"generation {report.generation}: {shape}")
+    for partition, gaps in report.gaps.items():
+        output.say(f"  partition {partition}: accepted gaps {gaps}")
+    if report.promoted:
+        output.say("it was promoted meanwhile: workers have taken over")
+    elif not promoting:
+        output.say(f"{report.behind} events behind; next: foldstream promote {report.generation}")
 
 
 async def _check(settings: Settings, output: Output) -> RebuildReport:
-    from agents.rebuild import Rebuild  # compiled kernels: only when they are needed
+    from agents.app import store_of  # compiled kernels: only when they are needed
+    from agents.generations import read_settings
+    from agents.rebuild import Rebuild
 
+    async with store_of(settings) as store:
+        settings = await read_settings(settings, store)
     with output.progress() as progress:
         task = progress.add_task("folding anew", total=None, rate="")
 
@@ -86,3 +155,19 @@ async def _check(settings: Settings, output: Output) -> RebuildReport:
             progress.update(task, completed=done, total=total)
 
         return await Rebuild(settings, on_progress).check()
+
+
+async def _into(
+    settings: Settings, name: str, accept_gap: bool, events_per_s: int | None, output: Output
+) -> IntoReport:
+    from agents.rebuild_into import RebuildInto
+
+    with output.progress() as progress:
+        task = progress.add_task(f"folding into {name}", total=None, rate="")
+
+        def on_progress(done: int, total: int, rate: float) -> None:
+            progress.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+
+        return await RebuildInto(
+            settings, name, on_progress, accept_gap=accept_gap, events_per_s=events_per_s
+        ).run()

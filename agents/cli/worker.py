@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
         redis: RedisOption = None,
         topic_prefix: PrefixOption = None,
         generation: Annotated[
-            str | None, typer.Option("--generation", help="Generation of the profiles.")
+            str | None,
+            typer.Option("--generation", help="What to name an empty store's first generation."),
         ] = None,
         host: Annotated[
             str | None, typer.Option("--host", help="Address of the dashboard; default loopback.")
@@ -41,6 +42,12 @@ def register(app: typer.Typer) -> None:
         ] = None,
         worker_id: Annotated[
             str | None, typer.Option("--worker-id", help="Stable name of this worker.")
+        ] = None,
+        accept_gap: Annotated[
+            bool | None,
+            typer.Option(
+                "--accept-gap", help="Go on where the log lost events that were not folded; count."
+            ),
         ] = None,
         log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON.")] = None,
     ) -> None:
@@ -59,6 +66,7 @@ def register(app: typer.Typer) -> None:
             host=host,
             port=port,
             worker_id=worker_id,
+            accept_gap=accept_gap,
             log_json=log_json,
         ).settings
         run_worker(settings)

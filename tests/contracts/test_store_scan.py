@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from profiles.digest import facts_digest
-from profiles.errors import StoreMismatch
-from profiles.store import MetaInfo, ProfileStore, StoreConfig
+from profiles.store import ProfileStore, StoreConfig
 
 
 async def fill(store: ProfileStore, owner, batch, n_users: int) -> dict[str, bytes]:
@@ -56,22 +53,6 @@ async def test_a_generation_is_dropped_and_no_other(url, connect, owner, batch, 
     assert await kept.drop_generation(f"{generation}-x") == 6 * 303 + 3
     assert dict([pair async for pair in kept.iter_records()]) == everything
     assert await kept.drop_generation(f"{generation}-x") == 0
-
-
-async def test_meta_is_made_once_and_then_checked(url, generation):
-    meta = MetaInfo("g1", generation, 6, 1)
-    async with ProfileStore(StoreConfig(url, "g1", 6, prefix=generation)) as store:
-        assert await store.read_meta() is None
-        await store.ensure_meta(meta)
-        await store.ensure_meta(meta)
-        assert await store.read_meta() == meta
-        with pytest.raises(
-            StoreMismatch, match=rf"{generation}:meta: n_partitions is 6 in the store, 8 in this"
-        ):
-            await store.ensure_meta(replace(meta, n_partitions=8))
-        assert await store.read_meta() == meta
-        with pytest.raises(StoreMismatch, match="live"):
-            await store.drop_generation("g1")
 
 
 async def test_every_node_states_its_facts(url, connect):
