@@ -56,9 +56,22 @@ def write_config(settings: Settings) -> Path:
     path = settings.data_dir / f"{settings.worker_id}.toml"
     lines = []
     for key, value in settings.model_dump(mode="json", exclude_defaults=True).items():
-        lines.append(f"{key} = {msgspec.json.encode(value).decode()}\n")
+        lines.append(f"{key} = {as_toml(value)}\n")
     path.write_text("".join(lines))
     return path
+
+
+def as_toml(value: Any) -> str:
+    """A setting's value as TOML writes it: as JSON does, but for tables.
+
+    >>> as_toml([{"name": "wink", "positive": False}])
+    '[{name = "wink", positive = false}]'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {as_toml(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return msgspec.json.encode(value).decode()
 
 
 class WorkerProcess:
