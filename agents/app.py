@@ -26,6 +26,7 @@ from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits
 from agents.ranking import Ranking, RankingRules
+from agents.requests_transport import RequestsApp
 from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
 from agents.settings import Settings
 from agents.sweeper import Sweeper
@@ -345,7 +346,7 @@ def _exchange(
 
 def _faust_app(settings: Settings, number: int, *, with_agents: bool) -> faust.App:
     """The Faust application: lifecycle and the requests agent; no web, no topics of its own."""
-    app = faust.App(
+    app = RequestsApp(
         f"{settings.group}-requests",
         broker=f"kafka://{settings.kafka.replace(',', ';')}",
         web_enabled=False,

@@ -121,6 +121,14 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             await self.drop()
             raise StoreAway(f"store {self.name} gave no answer: {_told(error)}") from error
+        except RuntimeError as error:
+            # uvloop's answer to a write on a connection that was reset a moment ago.
+            writer = connection._writer
+            broken = writer is None or writer.transport.is_closing()
+            await self.drop()
+            if not broken:
+                raise
+            raise StoreAway(f"store {self.name} gave no answer: {_told(error)}") from error
         except BaseException:
             await self.drop()
             raise

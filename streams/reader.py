@@ -27,6 +27,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
+from streams.aiokafka_mends import mend
 from streams.batch import RawBatch
 from streams.errors import BrokerAway, OffsetGap, PartitionRevoked, StreamsError
 from streams.pace import QUIET, FetchPace
@@ -98,6 +99,7 @@ def kafka_consumer(
 
 async def start_client(client: Any, bootstrap: str) -> None:
     """Start an aiokafka client, or close it and raise BrokerAway."""
+    mend()
     try:
         await client.start()
     except (KafkaError, OSError) as error:
