@@ -36,8 +36,10 @@ MAX_REMEMBERED_KEYS = 1_000_000
 
 Place = tuple[str, int]
 
-Message = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 """Key, value, headers."""
+
+NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 @dataclass(eq=False, slots=True)
@@ -59,7 +61,7 @@ class _Batch:
     def append(self, message: Message) -> bool:
         """False when it is full; an empty one takes a message of any size."""
         key, value, headers = message
-        added = self.builder.append(key=key, value=value, timestamp=None, headers=headers)
+        added = self.builder.append(key=key, value=value, timestamp=None, headers=list(headers))
         if added is None:
             return False
         self.messages.append(message)
@@ -98,7 +100,7 @@ class BulkProducer:
             client_id,
             "zstd",
             batch_bytes=BATCH_BYTES,
-            request_timeout_ms=60_000,  # a broker that restarts is back within it
+            answer_s=60.0,  # a broker that restarts is back within it
         )
         self._open: dict[Place, _Batch] = {}
         self._unsettled: dict[_Batch, None] = {}  # sent or refused, in the order of sending
@@ -130,7 +132,7 @@ class BulkProducer:
         partition = self._partitions.get((topic, key))
         if partition is None:
             partition = await self._partition_of(topic, key)
-        await self._add((topic, partition), (key, value, ()))
+        await self._add((topic, partition), (key, value, NO_HEADERS))
 
     async def put_at(
         self,
@@ -143,7 +145,7 @@ class BulkProducer:
         """`put` on a partition of the sender's choice, with headers: for what is no event."""
         if topic not in self._n_partitions:
             await self._learn(topic)
-        await self._add((topic, partition), (key, value, headers))
+        await self._add((topic, partition), (key, value, list(headers)))
 
     async def send_open(self) -> None:
         """Hand all open batches to the broker connection, without waiting for their answers."""

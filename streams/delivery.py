@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -81,8 +81,11 @@ class OutMessage(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Client:
-    """One aiokafka producer. limits: bytes of the largest message, by topic."""
+class Client:
+    """One aiokafka producer, of use until a batch fails.
+
+    limits: bytes of the largest message, by topic.
+    """
 
     producer: Any
     limits: dict[str, int]
@@ -97,6 +100,7 @@ class _Client:
             log.warning("the broker did not take a batch: %r", error)
 
     def is_usable(self) -> bool:
+        """Whether nothing has failed yet."""
         return not (self.broken or self.producer._sender.sender_task.done())
 
 
@@ -113,15 +117,18 @@ class Delivery:
         client_id: str,
         compression: str | None,
         answer_s: float = ANSWER_S,
+        *,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self.bootstrap = bootstrap
         self._declared = {topic.name: topic.max_message_bytes for topic in topics}
         self._limited = set(self._declared)
         self._client_id = client_id
         self._compression = compression
+        self._batch_bytes = batch_bytes
         self._answer_s = answer_s
-        self._client: _Client | None = None
-        self._ending: _Client | None = None
+        self._client: Client | None = None
+        self._ending: Client | None = None
         self._replacing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -170,19 +177,12 @@ class Delivery:
         future.add_done_callback(client.note)
         return future
 
-    async def _queue(self, message: OutMessage) -> tuple[_Client, asyncio.Future[RecordMetadata]]:
+    async def _queue(self, message: OutMessage) -> tuple[Client, asyncio.Future[RecordMetadata]]:
         topic, value, key, headers, partition = message
         listed = list(headers)
-        size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, listed)
         while True:
-            client = await self._working()
-            limit = client.limits.get(topic, MAX_REQUEST_BYTES)
-            if size > limit:
-                raise MessageTooLarge(
-                    f"a message for {topic} is too large: {size} bytes; the topic's {LIMIT} lets "
-                    f"{limit} through",
-                    max_bytes=max(0, limit - size + len(value or b"")),
-                )
+            client = await self.working()
+            check_size(client, topic, key, value, listed)
             try:
                 future: asyncio.Future[RecordMetadata] = await client.producer.send(
                     topic, value, key, partition, headers=listed
@@ -236,7 +236,7 @@ class Delivery:
     async def _results(self, messages: Sequence[OutMessage]) -> tuple[list[Any], list[int]]:
         """How each message ended, RecordMetadata or an exception; and which are exceptions."""
         too_large: dict[int, BaseException] = {}
-        queued: list[tuple[_Client, asyncio.Future[RecordMetadata]]] = []
+        queued: list[tuple[Client, asyncio.Future[RecordMetadata]]] = []
         try:
             for n, message in enumerate(messages):
                 try:
@@ -256,7 +256,7 @@ class Delivery:
             results.insert(n, refusal)
         return results, [n for n, one in enumerate(results) if isinstance(one, BaseException)]
 
-    async def _working(self) -> _Client:
+    async def working(self) -> Client:
         """The client, made anew when it is of no use any more. Raises BrokerAway."""
         while True:
             client = self._client
@@ -273,7 +273,14 @@ class Delivery:
                 raise BrokerAway("stopped before it was sent")
             task.result()
 
-    async def _replace(self, client: _Client) -> None:
+    async def learn(self, topic: str) -> None:
+        """Know the limit of one more topic from now on. Raises BrokerAway."""
+        if topic not in self._limited:
+            limits = await self._limits_of(self._limited | {topic})
+            self._limited.add(topic)
+            (await self.working()).limits.update(limits)
+
+    async def _replace(self, client: Client) -> None:
         log.warning("making a new producer, the old one's sequence is broken")
         try:
             # First the rest of what it holds: nothing may overtake it.
@@ -282,7 +289,7 @@ class Delivery:
             log.warning("closing the old producer: %s", error)
         self._client = await self._connected()
 
-    async def _connected(self) -> _Client:
+    async def _connected(self) -> Client:
         limits = await self._limits()
         producer = AIOKafkaProducer(
             bootstrap_servers=self.bootstrap,
@@ -292,22 +299,27 @@ class Delivery:
             acks="all",
             linger_ms=0,
             compression_type=self._compression,
-            max_request_size=max(MAX_REQUEST_BYTES, *limits.values()),
+            max_request_size=max([MAX_REQUEST_BYTES, *limits.values()]),
             # aiokafka does not split a batch that is too large for its topic.
-            max_batch_size=min(BATCH_BYTES, *limits.values()),
+            max_batch_size=min([self._batch_bytes, *limits.values()]),
         )
         await start_client(producer, self.bootstrap)
-        return _Client(producer, limits)
+        return Client(producer, limits)
 
     async def _limits(self) -> dict[str, int]:
+        return await self._limits_of(self._limited)
+
+    async def _limits_of(self, topics: Collection[str]) -> dict[str, int]:
         """The largest message of each topic, from its configuration at the broker: it may have
         been made or changed by others."""
         limits = dict(self._declared)
+        if not topics:
+            return limits
         async with admin_client(self.bootstrap, self._answer_s) as admin:
             responses = await admin.describe_configs(
                 [
                     ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: ""})
-                    for name in sorted(self._limited)
+                    for name in sorted(topics)
                 ]
             )
         for response in responses:
@@ -321,6 +333,24 @@ class Delivery:
             # The broker measures what arrives, and what can't be compressed grows a little.
             limits = {name: (limit - 32) * 255 // 256 for name, limit in limits.items()}
         return limits
+
+
+def check_size(
+    client: Client,
+    topic: str,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Sequence[tuple[str, bytes]],
+) -> None:
+    """Raises MessageTooLarge for a message that its topic would not take."""
+    limit = client.limits.get(topic, MAX_REQUEST_BYTES)
+    size = DefaultRecordBatchBuilder.estimate_size_in_bytes(key, value, headers)
+    if size > limit:
+        raise MessageTooLarge(
+            f"a message for {topic} is too large: {size} bytes; the topic's {LIMIT} lets {limit} "
+            "through",
+            max_bytes=max(0, limit - size + len(value or b"")),
+        )
 
 
 async def _abandon(producer: Any) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import for_code
+from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
 
 from streams.errors import BrokerAway, NotAllowed
 from streams.topics import admin_client, is_refusal
+
+TRIES = 20
+TRY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +44,28 @@ async def group_states(bootstrap: str, names: Sequence[str]) -> list[GroupState]
 
     Raises BrokerAway, NotAllowed.
     """
-    found: dict[str, GroupState] = {}
     async with admin_client(bootstrap) as admin:
-        for response in await admin.describe_consumer_groups(list(names)):
-            for group in response.groups:
-                code, name, state, _kind, _protocol, members = group[:6]
-                if code:
-                    error = for_code(code)
-                    if is_refusal(code):
-                        raise NotAllowed(f"group {name}: {error.__name__}; grant it READ")
-                    raise BrokerAway(f"group {name}: {error.__name__}")
-                found[name] = GroupState(name, state, [_member(member) for member in members])
-    return [found.get(name, GroupState(name, "Dead")) for name in names]
+        # One at a time: aiokafka 0.14 misreads all but the first group of an answer.
+        return [await _state(admin, name) for name in names]
+
+
+async def _state(admin: Any, name: str) -> GroupState:
+    for attempt in range(TRIES):
+        try:
+            (response,) = await admin.describe_consumer_groups([name])
+            break
+        except GroupCoordinatorNotAvailableError:
+            # The first question ever makes a new broker create the topic that it keeps groups in.
+            if attempt == TRIES - 1:
+                raise
+            await asyncio.sleep(TRY_S)
+    code, _name, state, _kind, _protocol, members = response.groups[0][:6]
+    if code:
+        error = for_code(code)
+        if is_refusal(code):
+            raise NotAllowed(f"group {name}: {error.__name__}; grant this client DESCRIBE on it")
+        raise BrokerAway(f"group {name}: {error.__name__}")
+    return GroupState(name, state, [_member(member) for member in members])
 
 
 def _member(member: Sequence[Any]) -> GroupMember:
