@@ -35,10 +35,10 @@ from streams.events import (
     Request,
     Stamps,
 )
-from streams.pace import QUIET, FetchPace
+from streams.pace import FetchPace
 from streams.partitioner import partition_of
 from streams.producer import Producer
-from streams.reader import start_client, stop_consumer
+from streams.reader import is_connected, kafka_consumer, start_client, stop_consumer
 
 logger = structlog.get_logger(__name__)
 
@@ -64,6 +64,9 @@ LARGE_PRODUCT = 2_000_000
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.005, 0.05
 """Pauses of a request that waits for an event to be folded: they double from first to longest."""
 
+HEARTBEAT_MS = 1_000
+"""Two must fit into a session of 6 s of which a broken connection has taken 5 s."""
+
 REMEMBER_MS = 1_000
 """Between two commits of positions: what lies in between is emitted again after a crash."""
 
@@ -87,6 +90,7 @@ class ScorerConfig:
     group: str
     instance_id: str
     session_timeout_ms: int
+    answer_s: float
     placement: str
     n: int
     model_name: str
@@ -120,11 +124,11 @@ class ScoringService(Service):
         self._remembered = 0  # of them when the positions were last committed
         self._remembered_ms = 0
         self.progress_ms = config.now_ms()
+        self.leave_group = True  # at a stop; not where this process is back within seconds
 
     @property
     def n_waiting(self) -> int:
         """Users whose profile changed and who have no new list yet, as far as was read."""
-        self.leave_group = True  # at a stop; not where this process is back within seconds
         return len(self._pending)
 
     async def on_start(self) -> None:
@@ -147,25 +151,25 @@ class ScoringService(Service):
                 ended.result()
 
     async def _follow(self) -> None:
-        consumer = AIOKafkaConsumer(
-            self._config.changes_topic,
-            bootstrap_servers=self._config.bootstrap,
+        consumer = kafka_consumer(
+            self._config.bootstrap,
+            self._config.instance_id,
+            self._config.answer_s,
             group_id=self._config.group,
             group_instance_id=self._config.instance_id,
             session_timeout_ms=self._config.session_timeout_ms,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            fetch_min_bytes=QUIET[0],
-            fetch_max_wait_ms=QUIET[1],
+            heartbeat_interval_ms=HEARTBEAT_MS,
             auto_offset_reset="earliest",  # a list too many is harmless, a user left out is not
         )
         await start_client(consumer, self._config.bootstrap)
+        consumer.subscribe([self._config.changes_topic])
         try:
             while not self.should_stop:
                 await self._round(consumer)
-            if self._emitting:
-                await asyncio.wait(self._emitting, timeout=LAST_WORD_S)
-            await self._remember(consumer)
+            if is_connected(consumer._client):  # else there is nobody to hear a last word
+                if self._emitting:
+                    await asyncio.wait(self._emitting, timeout=LAST_WORD_S)
+                await self._remember(consumer)
         finally:
             for task in self._emitting:
                 task.cancel()
