@@ -132,6 +132,13 @@ class BulkProducer:
         partition = self._partitions.get((topic, key))
         if partition is None:
             partition = await self._partition_of(topic, key)
+        batch = self._open.get((topic, partition))
+        # What `_add` does, without its calls: they cost a third more, and this is the usual case.
+        if batch is not None and (value is None or len(value) <= SMALL_BYTES):
+            added = batch.builder.append(key=key, value=value, timestamp=None, headers=NO_HEADERS)
+            if added is not None:
+                batch.messages.append((key, value, NO_HEADERS))
+                return
         await self._add((topic, partition), (key, value, NO_HEADERS))
 
     async def put_at(
