@@ -16,8 +16,9 @@ from typer.main import get_command
 from agents.__main__ import build
 from agents.settings import NOT_SETTINGS, PREFIX, Settings, load_settings
 from streams import codec, events
+from streams.item_deltas import ItemDeltas
 from streams.mappings.mapping import load_mapping
-from streams.topics import DAY_MS, TopicSet
+from streams.topics import DAY_MS, HOUR_MS, TopicSet
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -182,7 +183,9 @@ def test_the_wire_page_has_each_topic_as_it_is_declared() -> None:
         elif topic.retention_ms is None:
             assert kept == "for ever"
         else:
-            assert int(kept.split()[0]) * DAY_MS == topic.retention_ms
+            amount, unit = kept.split()
+            unit_ms = HOUR_MS if unit.startswith("hour") else DAY_MS
+            assert int(amount) * unit_ms == topic.retention_ms
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,7 @@ def test_the_wire_page_has_each_topic_as_it_is_declared() -> None:
         events.Reason,
         events.Stamps,
         events.ProfileChange,
+        ItemDeltas,
     ],
     ids=lambda struct: struct.__name__,
 )

@@ -1,4 +1,4 @@
-"""Item snapshots: written by the owner of partition 0, committed learning only, read by others."""
+"""Item snapshots: written by the owner of partition 0, committed learning only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from agents.exchange import SnapshotReader, SnapshotWriter
+from agents.exchange.snapshots import SnapshotWriter
 from agents.metrics import Metrics
 from agents.model import Model
-from profiles.errors import StoreAway
+from profiles.items import ItemTable
 from profiles.shape import FoldConfig, ModelShape
 from profiles.store import ProfileStore, StoreConfig
-from profiles.view import ItemView
-from tests.builders import until
 
 SHAPE = ModelShape(n_factors=4)
 CONFIG = FoldConfig(shape=SHAPE)
@@ -39,10 +37,11 @@ class Shop:
 
     async def stored(self) -> tuple[dict[int, int], int]:
         """Positions and number of items of the stored snapshot; nothing: ({}, 0)."""
-        view = ItemView(SHAPE, CONFIG)
-        await SnapshotReader(CONFIG, self.store, view, 1.0).read()
         found = await self.store.read_item_snapshot()
-        return (dict(found.next_offsets) if found else {}, len(view))
+        if found is None:
+            return {}, 0
+        table = ItemTable.restore(SHAPE, CONFIG, found.header, found.chunks)
+        return dict(found.next_offsets), len(table)
 
 
 @pytest_asyncio.fixture
@@ -128,29 +127,3 @@ async def test_a_snapshot_cut_off_by_a_stop_is_made_whole_by_the_next(
     await shop.learn("b", 4)
     assert await shop.writer.write()
     assert await shop.stored() == ({0: 4}, 2)
-
-
-async def test_a_reader_keeps_its_view_while_the_store_is_away(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    view = ItemView(SHAPE, CONFIG)
-    reader = SnapshotReader(CONFIG, shop.store, view, 0.01)
-    await shop.learn("a", 3)
-    await shop.writer.write()
-    await reader.start()
-    assert view.ids == ["a"]
-    failed = asyncio.Event()
-
-    async def away() -> None:
-        failed.set()
-        raise StoreAway("for a moment")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shop.store, "read_item_snapshot", away)
-        patch.setattr(shop.store, "item_snapshot_version", away)
-        await asyncio.wait_for(failed.wait(), 5)
-    await shop.learn("b", 5)
-    await shop.writer.write()
-    await until(lambda: view.ids == ["a", "b"], "the newer snapshot was read")
-    await reader.stop()
-    assert not reader.crashed
