@@ -22,6 +22,7 @@ from agents.exchange.handover import HandOver
 from agents.exchange.snapshots import SnapshotWriter
 from agents.generations import GenerationWatch, RecordFormat, join, newest_format
 from agents.http.server import HttpServer
+from agents.log_check import grown
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits
@@ -86,15 +87,17 @@ async def prepare(settings: Settings) -> Settings:
     Returns the settings in force: of the live generation. Raises BrokerAway, StoreAway,
     SettingsError and StoreMismatch, each with the way out.
     """
-    await prepare_topics(settings)
     async with store_of(settings) as store:
+        meta = await store.read_meta()
+        await prepare_topics(settings, meta.n_partitions if meta else None)
         return await join(settings, store, fingerprint_of(settings))
 
 
-async def prepare_topics(settings: Settings) -> None:
+async def prepare_topics(settings: Settings, n_folded_from: int | None = None) -> None:
     """Create the topics that are missing; warn of settings that differ from what we declare.
 
-    Raises SettingsError where the partition count differs.
+    n_folded_from: partitions that the store's profiles were folded from; None: no profiles yet.
+    Raises SettingsError where the partition count differs, LogMismatch where it has changed.
     """
     report = await ensure_topics(settings.kafka, settings.topics().all(), settings.replication)
     for name in report.created:
@@ -104,6 +107,8 @@ async def prepare_topics(settings: Settings) -> None:
         # The catalogue and the dead letters may have any count; the others find users by it.
         by_user = drift.topic not in (topics.items.name, topics.dead_letters.name)
         if drift.setting == "partitions" and by_user:
+            if n_folded_from == settings.partitions and drift.topic == topics.events.name:
+                raise grown(drift.topic, n_folded_from, int(drift.actual))
             raise SettingsError(str(drift))  # users would be looked for where they are not
         logger.warning("topic differs from what we declare", drift=str(drift))
 

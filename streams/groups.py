@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,10 @@ async def group_members(bootstrap: str, groups: Sequence[str]) -> list[str]:
 async def _describe(admin: Any, group: str) -> Any:
     """One group: aiokafka 0.14 reads the answer about several wrongly (it passes over a field at
     the end of each)."""
-    for left in reversed(range(TRIES)):
-        try:
-            (answer,) = await admin.describe_consumer_groups([group])
-            return answer.groups[0]
-        except GroupCoordinatorNotAvailableError:
-            if not left:
-                raise
-            await asyncio.sleep(PAUSE_S)
+    for _ in range(TRIES):
+        with contextlib.suppress(GroupCoordinatorNotAvailableError):
+            await admin.find_coordinator(group)
+            break
+        await asyncio.sleep(PAUSE_S)
+    (answer,) = await admin.describe_consumer_groups([group])
+    return answer.groups[0]

@@ -55,7 +55,8 @@ async def _show(settings: Settings, user: str, output: Output) -> None:
         if found is None:
             raise UsageError(
                 f"user {user!r} has no profile in generation {lookup.settings.generation!r}: no "
-                "event of theirs has been folded (is a worker running? does the id match the events' key?)"
+                "event of theirs has been folded (is a worker running? does the id match the "
+                "events' key?)"
             )
         titles = await lookup.titles()
         document = describe(found, lookup, titles)

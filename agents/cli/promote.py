@@ -1,4 +1,4 @@
-"""`foldstream generations`, `promote`, `drop`, `upgrade`: which profiles are live, in which form."""
+"""`foldstream generations`, `promote`, `drop`, `upgrade`: which profiles are live, and how."""
 
 from __future__ import annotations
 
