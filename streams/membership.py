@@ -8,10 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import GroupCoordinatorNotAvailableError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
 
 from streams.errors import BrokerAway, NotAllowed
 from streams.topics import admin_client, is_refusal
+
+SETTLING = (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
+SETTLING_CODES = frozenset(error.errno for error in SETTLING)
+"""The first question ever makes a new broker create the topic that it keeps groups in."""
 
 TRIES = 20
 TRY_S = 0.25
@@ -50,21 +63,20 @@ async def group_states(bootstrap: str, names: Sequence[str]) -> list[GroupState]
 
 
 async def _state(admin: Any, name: str) -> GroupState:
-    for attempt in range(TRIES):
+    for _ in range(TRIES):
         try:
             (response,) = await admin.describe_consumer_groups([name])
+            code, _name, state, _kind, _protocol, members = response.groups[0][:6]
+        except SETTLING as error:
+            code = error.errno
+        if code not in SETTLING_CODES:
             break
-        except GroupCoordinatorNotAvailableError:
-            # The first question ever makes a new broker create the topic that it keeps groups in.
-            if attempt == TRIES - 1:
-                raise
-            await asyncio.sleep(TRY_S)
-    code, _name, state, _kind, _protocol, members = response.groups[0][:6]
+        await asyncio.sleep(TRY_S)
     if code:
-        error = for_code(code)
+        error_class = for_code(code)
         if is_refusal(code):
-            raise NotAllowed(f"group {name}: {error.__name__}; grant this client DESCRIBE on it")
-        raise BrokerAway(f"group {name}: {error.__name__}")
+            raise NotAllowed(f"group {name}: {error_class.__name__}; grant it DESCRIBE")
+        raise BrokerAway(f"group {name}: {error_class.__name__}")
     return GroupState(name, state, [_member(member) for member in members])
 
 
