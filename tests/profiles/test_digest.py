@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiles.digest import FactsDigest, facts_digest
+from profiles.profile import HistoryEntry, Profile
+from profiles.record import encode_profile, facts_of
+from profiles.shape import ModelShape
 
 PROFILES = st.dictionaries(st.text(max_size=5), st.binary(max_size=5), max_size=20)
 
@@ -50,3 +53,30 @@ async def test_only_facts_are_compared():
     assert await facts_digest(records(b"1"), facts_of) == await facts_digest(
         records(b"2"), facts_of
     )
+
+
+def test_the_digest_does_not_see_the_format_of_a_record() -> None:
+    """Half converted or not: `rebuild --check` compares the same facts."""
+    shape = ModelShape(n_factors=2)
+    profiles = {
+        f"u{n}": Profile(
+            first_ms=1000 + n,
+            last_ms=2000 + n,
+            last_offset=n,
+            n_by_kind={0: n + 1},
+            history=[HistoryEntry(n + 1, 1500, 0.25, 0)],
+        )
+        for n in range(4)
+    }
+    digests = []
+    for formats in ([1, 1, 1, 1], [2, 2, 2, 2], [1, 2, 2, 1]):
+        digest = FactsDigest()
+        for (user_id, profile), record_format in zip(profiles.items(), formats, strict=True):
+            digest.add(user_id, facts_of(encode_profile(profile, shape, record_format)))
+        digests.append(digest.hex)
+    assert len(set(digests)) == 1
+    profiles["u0"].history[0].weight = 0.5
+    digest = FactsDigest()
+    for user_id, profile in profiles.items():
+        digest.add(user_id, facts_of(encode_profile(profile, shape)))
+    assert digest.hex not in digests
