@@ -19,6 +19,7 @@ from agents.refold import Refold
 from agents.settings import Settings
 from profiles.digest import FactsDigest
 from profiles.record import decode_profile, facts_of
+from profiles.retention import Retention
 from profiles.store import Checkpoint, ProfileStore
 from streams.batch import RawBatch
 
@@ -133,19 +134,26 @@ class Rebuild:
         return held
 
     async def _compare(self, partition: int) -> _Compared:
+        config = fold_config_of(self._settings)
+        folded = await self._store.read_checkpoint(partition)
+        # What retention has ended may have been swept from the one and not yet from the other.
+        retention = Retention(config.retention_ms, folded.watermark_ms if folded else 0)
         live, rebuilt = FactsDigest(), FactsDigest()
         expected: dict[str, bytes] = {}
         n_events = 0
         async for user_id, record in self._store.iter_records(partition):
+            if retention.is_over(record):
+                continue
             facts = facts_of(record)
             rebuilt.add(user_id, facts)
             expected[user_id] = facts
         differences = []
-        shape = fold_config_of(self._settings).shape
         async for user_id, record in self._live.iter_records(partition):
+            if retention.is_over(record):
+                continue
             facts = facts_of(record)
             live.add(user_id, facts)
-            n_events += decode_profile(record, shape, user_id).n_events
+            n_events += decode_profile(record, config.shape, user_id).n_events
             found = expected.pop(user_id, None)
             if found is None:
                 differences.append(Difference(user_id=user_id, partition=partition, what="unknown"))
