@@ -14,6 +14,7 @@ from agents.chaos.scenarios import (
     nemesis,
     odd,
     rescale,
+    ring,
     soak,
     store,
     zombie,
@@ -32,6 +33,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *hostile.SCENARIOS,
     *fuzz.SCENARIOS,
     *explode.SCENARIOS,
+    *ring.SCENARIOS,
     *soak.SCENARIOS,
     *nemesis.SCENARIOS,
 )

@@ -17,12 +17,11 @@ import numpy as np
 from agents.app import fold_config_of, store_of
 from agents.chaos.bed import Bed
 from agents.chaos.exploding import CASES, explode
+from agents.chaos.item_state import stored_items
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import Expected, verify
 from agents.chaos.watcher import Watcher
-from agents.chaos.worker_process import until
 from agents.settings import Settings
-from profiles.items import ItemTable
 from profiles.record import decode_profile
 from streams.bulk import BulkProducer
 
@@ -139,18 +138,7 @@ async def _check_numbers(settings: Settings, expected: Expected, report: Report)
                     wrong["profiles"] += not np.isfinite(vector).all()
                     largest = max(largest, float(np.abs(vector).max()))
             wrong["profiles"] += not np.isfinite(profile.long_term_sum)
-
-        async def whole() -> bool:
-            """The snapshot that holds all that was folded."""
-            found = await store.read_item_snapshot()
-            return found is not None and all(
-                found.next_offsets.get(p, 0) >= end for p, end in expected.ends.items()
-            )
-
-        await until(whole, "the item snapshot holds everything")
-        snapshot = await store.read_item_snapshot()
-    assert snapshot is not None
-    table = ItemTable.restore(config.shape, config, snapshot.header, snapshot.chunks)
+    table = await stored_items(settings, expected.ends)
     for name in ("vectors", "sums", "counts"):
         column = getattr(table.columns, name)[: len(table)]
         wrong[name] += int(np.count_nonzero(~np.isfinite(column)))

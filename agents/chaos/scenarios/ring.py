@@ -1,0 +1,130 @@
+"""A ring of fake users pushes one item: facts stay right, and how far the item moves is measured.
+
+There is no guard yet; the figures are what one has to beat.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.app import fold_config_of, store_of
+from agents.chaos.bed import Bed
+from agents.chaos.item_state import stored_items
+from agents.chaos.scenario import Plan, Report, Scenario
+from agents.chaos.verifier import fold_log, reaches_end, verify
+from agents.chaos.watcher import Watcher
+from agents.settings import Settings
+from agents.simulate.ring import Ring, RingConfig
+from agents.simulate.shop import Shop, ShopConfig
+from profiles.record import decode_profile
+from streams.bulk import BulkProducer
+
+N_EVENTS = 200_000
+N_BAITS = 10
+RING_SHARE = 0.1
+"""Of the traffic while the ring is at work: far more than a shop would overlook."""
+
+N_ASKED = 500
+TOP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an item stands: its vector, and what honest users would be shown.
+
+    rank: the median over honest users (1 is the best), by vectors alone; shown: the share of them
+    that have it among the first `TOP`.
+    """
+
+    vector: NDArray[np.float32]
+    rank: float
+    shown: float
+
+
+async def _ring(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
+    settings = bed.settings()
+    n = plan.scaled(N_EVENTS, 6_000) // 2
+    shop = Shop(ShopConfig(n_users=2_000, n_items=1_000, seed=plan.seed))
+    by_popularity = np.argsort(-shop.catalogue.popularity)
+    target, other = (f"i{row}" for row in by_popularity[[600, 601]])
+    baits = tuple(f"i{row}" for row in by_popularity[:N_BAITS])
+    ring = Ring(RingConfig(target, baits), plan.seed)
+    async with Watcher(bed) as watcher, bed.worker("w0") as worker:
+        await worker.ready()
+        await _send(settings, shop, None, n)
+        await reaches_end(settings, report)
+        before = await _standings(settings, (target, other))
+        await _send(settings, shop, ring, n)
+        expected = await verify(bed, report, watcher)
+        after = await _standings(settings, (target, other))
+        report.check((await worker.readyz())[0] == 200, "the worker is ready")
+    users = {user for oracle in expected.partitions for user in oracle.users}
+    report.figure("fake users", sum(map(ring.is_fake, users)))
+    report.figure("events of the ring", ring.n_events, f"of {expected.n_events}")
+    for name, item in (("pushed item", target), ("item beside it", other)):
+        was, now = before[item], after[item]
+        report.figure(f"{name}: drift, 1 - cosine", round(1 - _cosine(was.vector, now.vector), 3))
+        report.figure(f"{name}: median rank", f"{was.rank:.0f} -> {now.rank:.0f}")
+        report.figure(f"{name}: among the first {TOP}", f"{was.shown:.1%} -> {now.shown:.1%}")
+    report.note("no guard against fake users yet: the drift is measured, not bounded")
+
+
+async def _send(settings: Settings, shop: Shop, ring: Ring | None, n: int) -> None:
+    """n events of the shop, and the ring's share on top of each chunk."""
+    topic = settings.topics().events.name
+    producer = BulkProducer(settings.kafka, "chaos-ring")
+    await producer.start()
+    try:
+        for chunk in shop.stream(n):
+            for key, value in zip(chunk.keys, chunk.values, strict=True):
+                await producer.put(topic, key, value)
+            if ring is not None:
+                n_fake = round(len(chunk) * RING_SHARE / (1 - RING_SHARE))
+                for key, value in ring.messages(n_fake, shop.time_ms()):
+                    await producer.put(topic, key, value)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+async def _standings(settings: Settings, items: tuple[str, ...]) -> dict[str, Standing]:
+    """How items stand with honest users now; everything sent must be folded."""
+    ends = (await fold_log(settings)).ends
+    table = await stored_items(settings, ends)
+    config = fold_config_of(settings)
+    users: list[NDArray[np.float32]] = []
+    async with store_of(settings) as store:
+        async for user, record in store.iter_records():
+            profile = decode_profile(record, config.shape, user)
+            if profile.vector is not None and user.startswith("u") and len(users) < N_ASKED:
+                users.append(profile.vector)
+    scores = np.array(users) @ table.columns.vectors[: len(table)].T  # (U, I)
+    standings = {}
+    for item in items:
+        row = table.row(item)
+        assert row is not None, f"{item} was never seen"
+        ranks = 1 + (scores > scores[:, [row]]).sum(axis=1)
+        standings[item] = Standing(
+            table.columns.vectors[row].copy(), float(np.median(ranks)), float((ranks <= TOP).mean())
+        )
+    return standings
+
+
+def _cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+SCENARIOS = (
+    Scenario(
+        name="fake-users",
+        title="300 fake users push one item with a tenth of the traffic",
+        promise="facts stay right; how far the item's vector moves is measured (no guard yet)",
+        default_minutes=2.0,
+        run=_ring,
+        timed=False,
+    ),
+)
