@@ -32,6 +32,8 @@ COMMANDS = {
     "promote": "promote",
     "drop": "promote",
     "upgrade": "promote",
+    "backup": "backup",
+    "restore": "backup",
     "doctor": "doctor",
     "dead-letters": "dead_letters",
     "bench": "bench",

@@ -198,12 +198,12 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     roles = set(settings.agents)
     app = _faust_app(settings, number, with_agents="scorer" in roles)
     # Until the first look at the store: what every worker of a mixed installation can read.
-    record_format = RecordFormat(writes=min(OLDEST_FORMAT, newest_format(settings)))
+    record_format = RecordFormat(OLDEST_FORMAT, reads_to=newest_format(settings))
     watch = GenerationWatch(settings, store, settings.instance_id(number), record_format, metrics)
     worker = Worker(app, settings, metrics, store, producer, Readiness(), watch)
     # First, so that /readyz answers "starting" while catalogue and item table are read.
     worker.http = HttpServer(worker, settings.instance_id(number))
-    services: list[Service] = [StoreSession(store), Sending(producer), worker.http]
+    services: list[Service] = [StoreSession(store), watch, Sending(producer), worker.http]
 
     if roles & {"catalogue", "scorer", "dashboard"}:
         worker.catalogue = Catalogue(
@@ -317,7 +317,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         app.agent(requests, name="scorer")(worker.answerer.run)
         services.append(worker.scorer)
-    services += [watch, worker.readiness]
+    services.append(worker.readiness)
     worker.services = services
     for service in services:
         app.service(service)

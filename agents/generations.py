@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +23,7 @@ from mode import Service
 from agents.errors import SettingsError, UsageError
 from agents.metrics import Metrics
 from agents.settings import Settings
-from profiles.errors import StoreAway, StoreMismatch
+from profiles.errors import RecordTooNew, StoreAway, StoreMismatch
 from profiles.shape import RECORD_FORMATS
 from profiles.store import MetaInfo, ProfileStore
 from profiles.store_generations import Generation, Standing, WorkerSign
@@ -39,9 +39,23 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class RecordFormat:
-    """The format in which records are written; one object for all partitions of a worker."""
+    """The format in which records are written, and the newest that is read; one object for all
+    partitions of a worker."""
 
     writes: int
+    reads_to: int = RECORD_FORMATS[-1]
+
+    def check(self, user_ids: Sequence[str], records: Sequence[bytes | None]) -> None:
+        """Refuse what the setting `newest_record_format` keeps this worker from reading, as a
+        version would that does not know it. Raises RecordTooNew."""
+        if self.reads_to == RECORD_FORMATS[-1]:
+            return  # the codec refuses what is newer
+        for user_id, record in zip(user_ids, records, strict=True):
+            if record and record[0] > self.reads_to:
+                raise RecordTooNew(
+                    f"profile {user_id!r}: format {record[0]} is newer than this worker (reads "
+                    f"1-{self.reads_to}); upgrade the worker"
+                )
 
 
 def newest_format(settings: Settings) -> int:
@@ -238,6 +252,14 @@ class GenerationWatch(Service):
             started_ms=time.time_ns() // 1_000_000,
         )
 
+    async def on_start(self) -> None:
+        """Before the first event is folded, know the format to write it in."""
+        try:
+            meta = (await self._store.registry.read()).meta
+            self._take_format(meta)
+        except StoreAway as away:
+            logger.warning("record format not read yet", reason=str(away))
+
     async def on_stop(self) -> None:
         try:
             await self._store.registry.sign_off(self._sign.name)
@@ -265,7 +287,12 @@ class GenerationWatch(Service):
             if self.on_promoted is not None:
                 self.on_promoted()
             return
-        writes = min(meta.record_format, newest_format(self._settings))
+        self._take_format(meta)
+
+    def _take_format(self, meta: MetaInfo | None) -> None:
+        if meta is None:
+            return
+        writes = min(meta.record_format, self._format.reads_to)
         if writes != self._format.writes:
             logger.info("record format", before=self._format.writes, now=writes)
             self._format.writes = writes

@@ -338,6 +338,7 @@ class PartitionFold:
                 break
             except StoreAway as away:
                 await self._wait_for_store(away)
+        self._format.check(missing, records)
         self._profiles.load(missing, records)
 
     async def _commit(self, batch: EventBatch, raw: RawBatch, folded: _Folded | None) -> None:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from profiles.errors import OutcomeUnknown, RecordCorrupt, StoreAway
+from profiles.store_backup import Snapshots
 from profiles.store_checkpoint import (
     Acquired,
     Checkpoint,
@@ -30,8 +31,8 @@ from profiles.store_checkpoint import (
     with_last,
 )
 from profiles.store_commit import Fence, Step, unhurried
-from profiles.store_health import Health
 from profiles.store_generations import Registry
+from profiles.store_health import Health
 from profiles.store_items import ItemSnapshots, Lineage, StoredSnapshot
 from profiles.store_keys import Keys
 from profiles.store_link import pack
@@ -102,6 +103,7 @@ class ProfileStore:
         self._survey = Survey(self.keys, self._topology, self._pool)
         self._sweep = Sweep(self.keys, self._topology, self._pool, config.fingerprint)
         self.health = Health(self.keys, self._topology, self._pool)
+        self.snapshots = Snapshots(self._topology, self._pool)
         self.registry = Registry(self.keys, self._topology, self._pool)
         self._step = step
         self._fences: dict[int, Fence] = {}
