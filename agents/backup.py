@@ -153,10 +153,17 @@ def restore(folder: Path, data_dir: Path) -> tuple[Backup, Path | None]:
         )
     if lock_is_held(data_dir):
         raise UsageError(f"the stack in {data_dir} runs: foldstream down first")
-    store = data_dir / "redis"
+    return backup, put_in_place(folder / backup.files[0].file, data_dir / "redis")
+
+
+def put_in_place(snapshot: Path, store: Path) -> Path | None:
+    """Make a snapshot the data of the server in folder `store`, which must not run.
+
+    Returns where its old data were moved; None where there were none.
+    """
     aside: Path | None = None
     if store.is_dir():
-        aside = data_dir / f"redis-before-restore-{time.strftime('%Y%m%d-%H%M%S')}"
+        aside = store.with_name(f"{store.name}-before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
         if aside.exists():
             raise AgentsError(f"{aside} exists already: wait a second")
         store.rename(aside)
@@ -166,9 +173,9 @@ def restore(folder: Path, data_dir: Path) -> tuple[Backup, Path | None]:
     # A server with appendonly on reads only its append-only file; one that begins with a snapshot
     # is one (Redis 6.2 writes it so itself, 7 and Valkey take it over at the start).
     part = store / "appendonly.aof.part"
-    shutil.copyfile(folder / backup.files[0].file, part)
+    shutil.copyfile(snapshot, part)
     part.rename(store / "appendonly.aof")
-    return backup, aside
+    return aside
 
 
 def by_hand(backup: Backup, folder: Path) -> str:

@@ -188,7 +188,7 @@ class RebuildInto:
         tasks = [asyncio.create_task(self._follow(refold, p)) for p in refold.partitions]
         watching = asyncio.create_task(self._watch(refold, begins))
         try:
-            following = set(tasks)
+            following: set[asyncio.Task[Any]] = set(tasks)
             while not watching.done():
                 done, following = await asyncio.wait(
                     {watching, *following}, return_when=asyncio.FIRST_COMPLETED
