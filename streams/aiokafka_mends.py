@@ -6,12 +6,16 @@ that it has; a test shows that it is still needed. aiokafka is pinned below 0.15
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
 _MENDED = "_foldstream_mended"
+
+GRACE_S = 0.1
+"""Behind the request's own time-out: whoever waits for it gets aiokafka's error first."""
 
 
 def mend() -> None:
@@ -22,13 +26,20 @@ def mend() -> None:
 
 
 def _sending(send: Any) -> Any:
-    """uvloop refuses a write on a connection that was reset a moment ago with a RuntimeError;
-    aiokafka awaits an OSError, and its fetching or sending task ends for good."""
+    """Two mends of `AIOKafkaConnection.send`.
+
+    uvloop refuses a write on a connection that was reset a moment ago with a RuntimeError; aiokafka
+    awaits an OSError, and its fetching or sending task ends for good.
+
+    A request that nobody waits for any more when its time is up (whoever asked has a time-out of
+    its own, as long as the request's) leaves its connection open, and so does one for metadata. A
+    connection whose far end has gone without a word is then used for ever.
+    """
 
     def mended(self: Any, request: Any, expect_response: bool = True) -> Any:
         writer = self._writer
         try:
-            return send(self, request, expect_response)
+            answer = send(self, request, expect_response)
         except RuntimeError as error:
             if writer is None or not writer.transport.is_closing():
                 raise
@@ -36,5 +47,17 @@ def _sending(send: Any) -> Any:
             raise KafkaConnectionError(
                 f"Connection at {self._host}:{self._port} broken: {error}"
             ) from error
+        if expect_response:
+            number = self._requests[-1][0]
+            self._loop.call_later(
+                self._request_timeout + GRACE_S, _close_if_silent, weakref.ref(self), number
+            )
+        return answer
 
     return mended
+
+
+def _close_if_silent(reference: weakref.ref[Any], number: int) -> None:
+    connection = reference()
+    if connection is not None and any(number == waiting[0] for waiting in connection._requests):
+        connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
