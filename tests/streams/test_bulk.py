@@ -193,3 +193,23 @@ async def test_a_topic_that_is_not_there_is_said_so_at_once(kafka: str) -> None:
             await producer.put("nowhere.events", b"u", b"1")
     finally:
         await producer.stop()
+
+
+async def test_what_is_no_event_goes_where_its_sender_says(kafka: str, topics: TopicSet) -> None:
+    producer = BulkProducer(kafka)
+    await producer.start()
+    large = b"x" * 900_000
+    try:
+        await producer.put_at(topics.events.name, 2, None, b"no key", [("trace", b"\xff")])
+        await producer.put_at(topics.events.name, 2, b"\xff", large)
+        await producer.put_at(topics.events.name, 2, b"u", None)
+        await producer.flush()
+    finally:
+        await producer.stop()
+    found = await read_all(kafka, topics.events.name)
+    assert [(r.partition, r.key, r.value) for r in found] == [
+        (2, None, b"no key"),
+        (2, b"\xff", large),
+        (2, b"u", None),
+    ]
+    assert found[0].headers == (("trace", b"\xff"),)

@@ -89,6 +89,31 @@ async def test_a_marker_or_an_aborted_message_is_not_there(kafka: str, topics: T
         await reader.stop()
 
 
+async def test_what_lies_before_an_offset_is_read_back_over_gaps(
+    kafka: str, topics: TopicSet
+) -> None:
+    topic = topics.events.name
+    sender = AIOKafkaProducer(bootstrap_servers=kafka, transactional_id=topics.prefix)
+    await sender.start()
+    for number in range(8):  # offsets 0, 2, 4, ...: a marker behind each
+        async with sender.transaction():
+            await sender.send(topic, b"%d" % number, partition=0)
+    await sender.stop()
+    reader = ManualReader(kafka, topic)
+    await reader.start()
+    try:
+
+        async def before(next_offset: int, n: int) -> list[bytes | None]:
+            portions = reader.read_before(0, next_offset, n)
+            return [record.value async for records in portions for record in records]
+
+        assert await before(9, 5) == [b"2", b"3", b"4"]
+        assert await before(16, 1_000) == [b"%d" % number for number in range(8)]
+        assert await before(0, 1_000) == []
+    finally:
+        await reader.stop()
+
+
 async def test_an_offset_out_of_range_stops_a_manual_reader_too(
     kafka: str, topics: TopicSet
 ) -> None:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from agents.chaos import fuzzing
-from agents.chaos.hostile import MAKERS, RARE, Message, huge_message
+from agents.chaos.hostile import MAKERS, ODD_VALUES, RARE, Message, dump, huge_message
 from agents.chaos.judge import Judge
 from agents.chaos.strict_json import HUGE, Refused, Rules, parse
 from agents.chaos.verdicts import disagreement
-from streams.codec import EventCodec
+from streams.codec import (
+    EventCodec,
+    decode_change,
+    decode_impression,
+    decode_item,
+    decode_recommendation,
+    decode_request,
+)
+from streams.errors import DecodeError
 from streams.schemas import schemas
 
 JUDGE, CODEC = Judge(["favourite"]), EventCodec(["favourite"])
@@ -108,3 +117,62 @@ def test_decoder_and_judge_agree_on_anything(number: int) -> None:
 
     fuzzing.run_examples(check, fuzzing.MESSAGES, number, 150)
     fuzzing.run_examples(check, fuzzing.HOSTILE, number, 150)
+
+
+DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "items": decode_item,
+    "impressions": decode_impression,
+    "requests": decode_request,
+    "recommendations": decode_recommendation,
+    "profile-changes": decode_change,
+}
+SEEDS: dict[str, dict[str, Any]] = {
+    "items": {"item_id": "i", "category": ["a"], "vector": [0.5], "price": 1},
+    "impressions": {"user_id": "u", "ts": 5, "recommendation_id": "0/1/home", "item_ids": ["i"]},
+    "requests": {"type": "recommend", "request_id": "r", "user_id": "u", "context": {"a": "b"}},
+    "profile-changes": {
+        "partition": 0, "next_offset": 1, "folded_ms": 5, "users": [["u", 0, 1, 2]],
+    },
+    "recommendations": {
+        "recommendation_id": "r", "user_id": "u", "placement": "home", "kind": "push", "items": [],
+        "model": "m", "stamps": {"scored_ms": 1, "emitted_ms": 2},
+    },
+}  # fmt: skip
+ODD = (
+    *ODD_VALUES, ["x"] * 17, ["x"] * 65, ["x"] * 1_001, [1e6], [1_000_001], [1e400], [True],
+    {"a": 5}, {str(n): "x" for n in range(65)}, {"k" * 65: "x"}, {"a": "x" * 257}, 10**400,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("topic", DECODERS)
+def test_the_other_topics_messages_are_judged_alike(topic: str) -> None:
+    """Every field with every odd value, missing, or given twice."""
+    rules, decode = Rules(schemas()[topic]), DECODERS[topic]
+
+    def agree(value: bytes) -> bool:
+        """Whether it is good, for both."""
+        try:
+            rules.check(parse(value))
+        except Refused:
+            with pytest.raises(DecodeError):
+                decode(value)
+            return False
+        decode(value)
+        return True
+
+    seed = SEEDS[topic]
+    assert agree(dump(seed))
+    fields = schemas()[topic]["$defs"].values()
+    names = {name for definition in fields for name in definition.get("properties", {})}
+    n_good = 0
+    for name in sorted(names):
+        n_good += agree(dump({key: value for key, value in seed.items() if key != name}))
+        for odd in ODD:
+            text = dump(odd).replace(b"Infinity", b"1e400")
+            n_good += agree(dump(seed)[:-1] + b',"%b":%b}' % (name.encode(), text))
+            n_good += agree(b'{"%b":%b,' % (name.encode(), text) + dump(seed)[1:])
+    assert n_good > 50
+    assert not agree(dump(seed)[:-1])
+    assert not agree(b'{"x":"\xff",' + dump(seed)[1:])
+    assert not agree(b'{"x":"\\ud800",' + dump(seed)[1:])
+    assert not agree(b'{"x":' + b"[" * 64 + b"]" * 64 + b"," + dump(seed)[1:])
