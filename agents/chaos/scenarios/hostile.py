@@ -103,7 +103,7 @@ class HostileLoad:
     def _drawn(self, event: Event, *, refused: bool) -> Message:
         while True:
             message = hostile_message(self._draw, event)
-            why = self._judge.why_not(*message)
+            why = self._judge.why_not(message.value, message.key, message.headers)
             if (why is not None) == refused:
                 self.kinds["malformed" if refused else "malformed by its looks only"] += 1
                 return message
