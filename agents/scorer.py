@@ -120,6 +120,7 @@ class ScoringService(Service):
         self._pace = FetchPace()
         self._following: asyncio.Task[None]
         self._broken: asyncio.Future[None]
+        self._users_a_change = 1_000  # of the largest lately
         self._n_served = 0
         self._remembered = 0  # of them when the positions were last committed
         self._remembered_ms = 0
@@ -178,8 +179,11 @@ class ScoringService(Service):
     async def _round(self, consumer: AIOKafkaConsumer) -> None:
         """Take in what has changed, serve the next users, remember how far we came."""
         if len(self._pending) < PENDING_USERS:
+            # By what a change named last: 500 of a busy updater would be two million users.
+            room = (PENDING_USERS - len(self._pending)) // self._users_a_change
             fetched = await consumer.getmany(
-                timeout_ms=0 if self._pending else 200, max_records=CHANGES_AT_ONCE
+                timeout_ms=0 if self._pending else 200,
+                max_records=max(1, min(CHANGES_AT_ONCE, room)),
             )
             for partition, records in fetched.items():
                 for record in records:
@@ -216,6 +220,7 @@ class ScoringService(Service):
             self._metrics.dead_letters.labels(error.code).inc()
             logger.error("not a profile change", partition=partition, offset=at, reason=str(error))
             return
+        self._users_a_change = max(len(change.users), self._users_a_change // 2, 1)
         for user in change.users:
             before = self._pending.get(user.user_id)
             if before is not None:
