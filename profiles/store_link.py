@@ -32,6 +32,10 @@ Address = tuple[str, int]
 
 HOME: Address = ("", 0)
 
+SLOWEST_BYTES_PER_S = 1_000_000
+"""A commit of 4,000 events has some 4 MB: on a link slower than this it would be sent again and
+again, and never arrive, were its size not allowed for."""
+
 _PASSING = ("CLUSTERDOWN", "TRYAGAIN", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY", "LOADING")
 """Refusals that end by themselves: failover, resharding, a restart, a long script elsewhere."""
 
@@ -105,13 +109,14 @@ class Link:
         """Send packed commands in one write and read their replies.
 
         Refusals of single commands come back as `ResponseError` values in their place. Raises
-        StoreAway when the connection breaks or `timeout_s` passes; the link is closed then,
-        and what the store did with the commands is unknown.
+        StoreAway when the connection breaks or `timeout_s` passes (and what the bytes may take on
+        a slow link); the link is closed then, and what the store did with the commands is unknown.
         """
+        patience_s = self._timeout_s + sum(map(len, payload)) / SLOWEST_BYTES_PER_S
         connection = self._connection
         replies: list[Any] = []
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(patience_s):
                 await connection.send_packed_command(payload, check_health=False)
                 for _ in range(n_replies):
                     try:
