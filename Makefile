@@ -9,7 +9,7 @@ UV ?= uv
 PIP := .venv/bin/python -m pip install --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench chaos lock clean
 
 help:
 	@echo 'make demo    watch recommendations change while events are folded'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test    all tests, on a real broker and store (ARGS="-k name" for some)'
 	@echo 'make check   format, lint, types, imports'
 	@echo 'make bench   throughput and latency'
+	@echo 'make chaos   break everything by seeded schedules and verify (hours; goes on where it was)'
 	@echo 'make lock    write requirements*.txt anew (needs uv)'
 	@echo 'make clean   remove .venv, caches and the demo data'
 
@@ -38,6 +39,11 @@ check: .venv/.installed-dev
 bench: .venv/.installed-dev
 	.venv/bin/foldstream bench throughput $(ARGS)
 	.venv/bin/foldstream bench latency $(ARGS)
+
+CHAOS ?= chaos.jsonl
+
+chaos: .venv/.installed-dev
+	.venv/bin/foldstream chaos all --resume $(CHAOS) --write-table $(ARGS)
 
 lock:
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from agents.app import Worker, build_app, prepare, store_of
-from agents.http.address import read_addresses
+from agents.chaos.verifier import positions_of as positions_of
+from agents.chaos.worker_process import WorkerProcess as WorkerProcess
+from agents.chaos.worker_process import until as until
+from agents.chaos.worker_process import write_config as write_config
 from agents.rebuild import Rebuild, RebuildReport
 from agents.settings import Settings, load_settings
 from profiles.digest import facts_digest
 from profiles.profile import Profile
 from profiles.record import decode_profile, facts_of
 from profiles.shape import ModelShape
-from profiles.store import ProfileStore
 from streams.batch import RawBatch
 from streams.bulk import BulkProducer
 from streams.codec import EventCodec, decode_change, encode
-from streams.embedded.guard import Guarded
 from streams.events import Cart, Click, Event, Purchase, Search
 from streams.manual_reader import ManualReader
 from streams.partitioner import partition_of
@@ -41,10 +36,6 @@ from streams.topics import TopicSet
 
 BASE_MS = 1_750_000_000_000
 """Event time of the first event that a test makes."""
-
-START_S = 120.0
-"""A worker process imports and compiles for seconds; on a busy machine for many."""
-
 
 # Events ---------------------------------------------------------------------------------------
 
@@ -148,16 +139,6 @@ def settings_of(
     return load_settings(values | changes, environment={}).settings
 
 
-def write_config(settings: Settings) -> Path:
-    """Settings as a configuration file, for the program."""
-    path = settings.data_dir / f"{settings.worker_id}.toml"
-    lines = []
-    for key, value in settings.model_dump(mode="json", exclude_defaults=True).items():
-        lines.append(f"{key} = {msgspec.json.encode(value).decode()}\n")
-    path.write_text("".join(lines))
-    return path
-
-
 class InProcess:
     """One worker's services in this event loop; no pages, and no agent on `requests`."""
 
@@ -228,79 +209,7 @@ def _is_ours(task: asyncio.Task[Any]) -> bool:
     )
 
 
-class WorkerProcess:
-    """`python -m agents worker` as a process that dies with the test; a context manager."""
-
-    def __init__(self, settings: Settings, **guard: Any) -> None:
-        self.settings = settings
-        self._config = write_config(settings)
-        self.log = settings.data_dir / f"{settings.worker_id}.log"
-        self.process = Guarded(
-            f"worker {settings.worker_id}",
-            [sys.executable, "-m", "agents", "worker", "--config", self._config],
-            self.log,
-            **{"grace_s": 20.0, **guard},
-        )
-
-    async def ready(self) -> None:
-        """Wait until the worker says so itself."""
-
-        async def serves() -> bool:
-            assert self.process.alive(), self.process.log_tail()
-            return await self.get("/readyz") is not None
-
-        await until(serves, f"worker {self.settings.worker_id} is ready", START_S)
-
-    async def get(self, path: str) -> str | None:
-        """A page of the worker; None where there is no answer, or not a good one."""
-        return await asyncio.to_thread(self._get, path)
-
-    def _get(self, path: str) -> str | None:
-        for entry in read_addresses(self.settings.data_dir):
-            if entry.instance != self.settings.worker_id:
-                continue
-            try:
-                with urllib.request.urlopen(entry.address.rstrip("/") + path, timeout=5) as answer:
-                    return str(answer.read().decode())
-            except (urllib.error.URLError, OSError):
-                return None
-        return None
-
-    async def metric(self, name: str) -> float:
-        """The sum of a metric's samples over its labels."""
-        text = await self.get("/metrics") or ""
-        lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
-        return sum(float(value) for key, value in lines if key.partition("{")[0] == name)
-
-    def stop(self) -> None:
-        """SIGTERM, and wait."""
-        self.process.stop()
-
-    def kill(self) -> None:
-        """SIGKILL, and wait."""
-        self.process.kill()
-
-    async def __aenter__(self) -> WorkerProcess:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await asyncio.to_thread(self.process.stop)
-
-
 # What tests ask -------------------------------------------------------------------------------
-
-
-async def until(
-    condition: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 60.0
-) -> None:
-    """Ask again and again until it holds; fails with `what` after `within_s`."""
-    deadline = time.monotonic() + within_s
-    while True:
-        holds = condition()
-        if await holds if isinstance(holds, Awaitable) else holds:
-            return
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,12 +249,6 @@ async def profile_of(settings: Settings, user_id: str) -> Profile | None:
     async with store_of(settings) as store:
         (record,) = await store.read_many(partition, [user_id])
     return None if record is None else decode_profile(record, shape, user_id)
-
-
-async def positions_of(store: ProfileStore, partitions: int) -> list[int]:
-    """The committed next_offset of every partition."""
-    found = [await store.read_checkpoint(partition) for partition in range(partitions)]
-    return [0 if checkpoint is None else checkpoint.next_offset for checkpoint in found]
 
 
 async def all_folded(settings: Settings, within_s: float = 60.0) -> None:

@@ -30,7 +30,7 @@ from streams.dead_letters import OFFSET, PARTITION, TOPIC
 from streams.manual_reader import ManualReader
 from streams.tailing import TopicTail
 
-STALL_S = 60.0
+STALL_S = 120.0
 """Without any progress for so long, the end of the log is not waited for any more."""
 
 N_NAMED = 3
@@ -171,7 +171,8 @@ async def fold_log(settings: Settings) -> Expected:
     ]
     ends = dict.fromkeys(range(settings.partitions), 0)
     async for records in messages_of(settings, settings.topics().events.name):
-        for record in records:
+        # By offset: a group comes in the order of append times, and a broker's clock may go back.
+        for record in sorted(records, key=lambda record: (record.partition, record.offset)):
             oracles[record.partition].take(
                 record.offset, record.timestamp, record.key, record.value, record.headers
             )
@@ -300,8 +301,8 @@ async def _check_announcements(settings: Settings, expected: Expected, report: R
     """Every commit that changed a profile was announced, with exactly the users it changed.
 
     The commit that an event was folded in is the announced one with the smallest next_offset
-    behind it: were its announcement lost, the next one would not name its users. Holds also where
-    a store went back and batches were cut anew.
+    behind it: were its announcement lost, the next one would not name its users (those whom it does
+    name hear no less). Holds also where a store went back and batches were cut anew.
     """
     said: list[dict[int, dict[str, int]]] = [{} for _ in expected.partitions]
     n_messages, distinct = 0, set()

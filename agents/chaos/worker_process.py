@@ -104,9 +104,13 @@ class WorkerProcess:
 
     async def start(self) -> Self:
         """Start it (again); returns at once, `ready` waits."""
+        return await asyncio.to_thread(self.launch)
+
+    def launch(self) -> Self:
+        """As `start`, where there is no event loop; end it by `process`."""
         self.exit_code = None
-        self._process = await asyncio.to_thread(
-            Guarded, f"worker {self.name}", self._command, self.log, grace_s=self._grace_s
+        self._process = Guarded(
+            f"worker {self.name}", self._command, self.log, grace_s=self._grace_s
         )
         return self
 

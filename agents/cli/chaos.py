@@ -22,6 +22,7 @@ from agents.chaos.runner import run_scenario
 from agents.chaos.scenario import Outcome, Plan, Scenario
 from agents.cli.common import JsonOption, Output, run
 from agents.errors import AgentsError, UsageError
+from profiles.warmup import warmup
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
 
@@ -121,6 +122,8 @@ async def _run_all(
 ) -> list[Outcome]:
     """Untimed runs `jobs` at a time, then the timed ones alone, one by one."""
     commit = results.commit_of_sources()
+    # Once, here: else every worker of the first run compiles for itself, and its times say that.
+    await asyncio.to_thread(warmup)
     if resume is not None:
         results.mend(resume)
         there = results.read([resume])

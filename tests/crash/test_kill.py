@@ -68,7 +68,7 @@ async def test_ten_kills_at_any_moment_change_nothing(
 
                 await until(reached, f"message {mark:.0f}", within_s=60)
                 await asyncio.sleep(draw.random() * 0.02)
-                await asyncio.to_thread(worker.kill)
+                await worker.kill()
         killed_at = sum(await positions_of(store, settings.partitions))
         assert killed_at < n_messages  # the last kill, too, came in the middle
     async with InProcess(settings) as last:
@@ -93,7 +93,7 @@ async def test_a_graceful_stop_loses_no_learning(
     async with WorkerProcess(settings) as worker:
         await worker.ready()
         await all_folded(settings)
-        await asyncio.to_thread(worker.stop)
+        await worker.terminate()
     async with InProcess(settings) as again:
         await put_events(settings, stream_of(100, seed=2))
         await all_folded(settings)
@@ -111,7 +111,7 @@ async def test_a_stopped_worker_gives_its_partitions_to_the_next_at_once(
     )
     async with WorkerProcess(settings) as worker:
         await worker.ready()
-        await asyncio.to_thread(worker.stop)
+        await worker.terminate()
     other = settings.model_copy(update={"worker_id": "w1"})
     await put_events(settings, stream_of(200, seed=1))
     async with InProcess(other):

@@ -77,9 +77,9 @@ def shop(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
         agents=["updater", "catalogue", "scorer"],
         item_snapshot_interval_s=0.5,
     )
-    worker = WorkerProcess(settings)
+    worker = WorkerProcess(settings).launch()
     try:
         asyncio.run(worker.ready())
         yield worker
     finally:
-        worker.stop()
+        worker.process.stop()

@@ -1,0 +1,69 @@
+"""`foldstream chaos` runs what it is asked for, goes on where it was, and says what failed."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from agents import __main__ as program
+from agents.chaos import catalogue
+from agents.chaos.bed import Bed
+from agents.chaos.scenario import Plan, Report, Scenario
+from agents.cli import chaos
+
+
+async def check_the_seed(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
+    """Passes for even seeds; the bed has a broker and a store that answer, and restart."""
+    await bed.store.kill()
+    report.check(not bed.store.alive(), "a killed store is gone")
+    await bed.store.start()
+    report.figure("drawn", draw.randrange(1_000))
+    report.check(plan.seed % 2 == 0, "the seed is even", str(plan.seed))
+    if plan.seed == 3:
+        raise RuntimeError("something of its own")
+
+
+@pytest.fixture(autouse=True)
+def only_one_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scenario of the tests' own."""
+    scenarios = (Scenario("even", "t", "p", 0.1, check_the_seed, default_runs=2, timed=False),)
+    monkeypatch.setattr(catalogue, "SCENARIOS", scenarios)
+    monkeypatch.setattr(chaos, "SCENARIOS", scenarios)
+    monkeypatch.setattr(chaos.results, "commit_of_sources", lambda: "c1")
+
+
+def test_runs_are_kept_and_skipped_and_a_failure_is_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "chaos.jsonl")
+    words = ["chaos", "even", "--resume", file, "--json"]
+    assert program.run_command([*words, "--jobs", "2"]) == 1
+    first = {run["seed"]: run for run in json.loads(capsys.readouterr().out)}
+    assert [first[seed]["passed"] for seed in (0, 1)] == [True, False]
+    assert first[1]["failures"] == ["the seed is even: 1"]
+    assert first[0]["versions"]["kafka"]
+    assert first[0]["figures"]["drawn"]["value"] == random.Random(0).randrange(1_000)
+    # Again: what passed is skipped, what failed is tried anew.
+    assert program.run_command(words) == 1
+    assert [run["seed"] for run in json.loads(capsys.readouterr().out)] == [1]
+    assert len(Path(file).read_text().splitlines()) == 3
+
+
+def test_what_goes_wrong_in_a_run_is_its_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run_command(["chaos", "even", "--seed", "3", "--runs", "1", "--json"]) == 1
+    (run,) = json.loads(capsys.readouterr().out)
+    assert any("something of its own" in failure for failure in run["failures"])
+
+
+def test_an_unknown_scenario_is_wrong_usage() -> None:
+    assert program.run_command(["chaos", "nosuch"]) == 2
+    assert program.run_command(["chaos"]) == 2
+    assert program.run_command(["chaos", "--write-table"]) == 2
+
+
+def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run_command(["chaos", "--list"]) == 0
+    assert "even" in capsys.readouterr().out

@@ -1,0 +1,123 @@
+"""Finished runs are written down, skipped the next time, and shown in the table as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.chaos import results
+from agents.chaos.guarantees import BEGIN, END, table, write_table
+from agents.chaos.scenario import Figure, Outcome, Plan, Report, Scenario
+from agents.errors import UsageError
+
+
+def outcome(scenario: str = "kill", seed: int = 0, **changes: Any) -> Outcome:
+    """A finished run."""
+    values: dict[str, Any] = {
+        "scenario": scenario,
+        "seed": seed,
+        "share": 1.0,
+        "minutes": 1.0,
+        "passed": True,
+        "n_checks": 3,
+        "figures": {"lost": Figure(0, "events")},
+        "failures": [],
+        "notes": [],
+        "took_s": 5.0,
+        "commit": "abc",
+        "versions": {"kafka": "4.3.1"},
+        "machine": "a machine, 2 cores, load before 0.1",
+        "started": f"2026-01-01T00:00:0{seed}+00:00",
+    }
+    return Outcome(**(values | changes))
+
+
+async def no_run(*args: object) -> None:
+    """Does nothing."""
+
+
+def scenario(name: str = "kill", runs: int = 1) -> Scenario:
+    """One that is never run."""
+    return Scenario(name, "kills", "nothing lost", 1.0, no_run, default_runs=runs)
+
+
+def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "chaos.jsonl"
+    for seed in (0, 1):
+        results.append(path, outcome(seed=seed))
+    assert results.read([path]) == [outcome(seed=0), outcome(seed=1)]
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_and_mended(tmp_path: Path) -> None:
+    path = tmp_path / "chaos.jsonl"
+    results.append(path, outcome())
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:40])
+    assert results.read([path]) == [outcome()]
+    results.mend(path)
+    results.append(path, outcome(seed=1))
+    assert results.read([path]) == [outcome(), outcome(seed=1)]
+
+
+def test_a_foreign_line_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "chaos.jsonl"
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(UsageError, match="line 1"):
+        results.read([path])
+
+
+def test_only_what_passed_on_this_commit_in_this_size_is_finished() -> None:
+    runs = [
+        outcome(seed=0),
+        outcome(seed=1, passed=False),
+        outcome(seed=2, commit="older"),
+        outcome(seed=3, share=0.1),
+    ]
+    assert results.finished(runs, "abc", 1.0) == {("kill", 0)}
+    assert results.finished(runs, "abc", 0.1) == {("kill", 0), ("kill", 3)}
+
+
+def test_the_table_says_what_is_missing_and_what_failed() -> None:
+    runs = [outcome(seed=0), outcome(seed=1, passed=False, failures=["no event is lost: 3 are"])]
+    text = table([scenario(runs=3), scenario("zombie")], runs)
+    assert "| 1 of 2 (3 wanted) | 0-1 |" in text
+    assert "not run yet" in text
+    assert "- `kill`, seed 1: no event is lost: 3 are" in text
+    assert "kafka 4.3.1" in text
+
+
+def test_of_one_seed_the_newest_run_counts() -> None:
+    runs = [outcome(started="2"), outcome(started="1", passed=False, failures=["x"])]
+    assert "1 of 1" in table([scenario()], runs)
+
+
+def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "guarantees.md"
+    page.write_text(f"before\n{BEGIN}\nOLD ROW\n{END}\nbehind\n")
+    write_table(page, [scenario()], [outcome()])
+    once = page.read_text()
+    assert once.startswith("before\n")
+    assert once.endswith("behind\n")
+    assert "OLD ROW" not in once
+    write_table(page, [scenario()], [outcome()])
+    assert page.read_text() == once
+    page.write_text("no markers")
+    with pytest.raises(UsageError, match="markers"):
+        write_table(page, [scenario()], [outcome()])
+
+
+def test_a_failed_check_is_kept_and_the_run_goes_on() -> None:
+    said: list[str] = []
+    report = Report(said.append)
+    assert not report.check(False, "no event is lost", "3 are")
+    assert report.check(True, "no event is folded twice")
+    report.figure("lost", 3, "events")
+    assert report.failures == ["no event is lost: 3 are"]
+    assert report.n_checks == 2
+    assert said == ["NOT SO: no event is lost: 3 are", "lost: 3 events"]
+
+
+def test_a_share_makes_a_run_smaller_but_never_empty() -> None:
+    assert Plan(0, 1.0, 0.001).scaled(20) == 1
