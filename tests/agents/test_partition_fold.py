@@ -11,14 +11,15 @@ import pytest
 import pytest_asyncio
 
 from agents.flood import FloodRule
+from agents.generations import RecordFormat
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits, PartitionFold
 from agents.translate import Translator
 from profiles.errors import Fenced
 from profiles.interactions import Kinds
-from profiles.record import decode_profile
-from profiles.shape import FoldConfig, ModelShape
+from profiles.record import decode_profile, facts_of
+from profiles.shape import RECORD_VERSION, FoldConfig, ModelShape
 from profiles.store import LogPosition, ProfileStore, StoreConfig
 from streams.batch import RawBatch, Reject
 from streams.codec import EventCodec, decode_change, encode
@@ -64,6 +65,7 @@ class Bench:
         self.store = store
         self.model = model
         self.broker = Broker()
+        self.record_format = RecordFormat(writes=RECORD_VERSION)
         self._n = 0
 
     async def fold(self, warm: PartitionFold | None = None) -> PartitionFold:
@@ -79,6 +81,7 @@ class Bench:
             announcer=self.broker,
             metrics=Metrics(),
             limits=Limits(batch_events=100, cache_profiles=100, flood=FloodRule()),
+            record_format=self.record_format,
             now_ms=lambda: 1,
             warm=warm,
         )
@@ -270,3 +273,23 @@ async def test_the_cache_stays_within_its_bound(bench: Bench) -> None:
         await fold.step(raw)
         assert fold.n_cached <= 120
     await until(lambda: len(bench.broker.users()) == 600, "all are announced")
+
+
+async def test_a_record_of_an_older_format_is_converted_when_its_user_comes_back(
+    bench: Bench,
+) -> None:
+    bench.record_format.writes = 1
+    fold = await bench.fold()
+    await fold.step(batch(0, CLICK))
+    await fold.finish()
+    (before,) = await bench.store.read_many(0, ["u"])
+    bench.record_format.writes = 2
+    await fold.step(batch(1, CLICK))
+    await fold.finish()
+    (after,) = await bench.store.read_many(0, ["u"])
+    assert before is not None
+    assert after is not None
+    assert (before[0], after[0]) == (1, 2)
+    assert await bench.n_events("u") == 2
+    # All but what the second click changed: last offset, count, and the time of the one entry.
+    assert facts_of(after)[:8] == facts_of(before)[:8]
