@@ -68,10 +68,10 @@ class Output:
         self.console = Console(highlight=False)
         self.errors = Console(stderr=True, highlight=False)
 
-    def say(self, text: str = "") -> None:
-        """A line for people; nothing with --json."""
+    def say(self, text: str = "", *, wrap: bool = True) -> None:
+        """A line for people; nothing with --json. wrap: False for what people copy."""
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=not wrap)
 
     def show(self, renderable: Any) -> None:
         """A table or tree of rich for people; nothing with --json."""

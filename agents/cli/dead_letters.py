@@ -243,19 +243,17 @@ async def _list(settings: Settings, selection: Selection, limit: int, output: Ou
     for reason, n in counts.by_code.most_common():
         reasons.add_row(escape(reason), f"{n:,}")
     output.show(reasons)
-    table = Table("set aside", "position", "reason", "why", "key", "replayed", box=None)
+    output.say()
     for letter in shown:
         replayed = sent.get(letter.position)
-        table.add_row(
-            _clock(letter.set_aside_ms),
-            f"{letter.position}",
-            escape(letter.info.code),
-            escape(readable(letter.info.detail.encode(), 80)),
-            escape(readable(letter.key, 40)),
-            "" if replayed is None else _clock(replayed),
+        output.say(
+            f"[dim]{_clock(letter.set_aside_ms)}[/dim] {letter.position}  "
+            f"[yellow]{escape(letter.info.code)}[/yellow] "
+            f"{escape(readable(letter.info.detail.encode(), 120))}  "
+            f"[dim]key[/dim] {escape(readable(letter.key, 40))}"
+            + ("" if replayed is None else f"  [green]replayed {_clock(replayed)}[/green]"),
+            wrap=False,
         )
-    output.say()
-    output.show(table)
     if counts.n > len(shown):
         output.say(f"[dim]the newest {len(shown)} of {counts.n:,}; --limit shows more[/dim]")
 
@@ -320,12 +318,12 @@ def _print_letter(
     if original.value is None:
         output.say("[dim]no value[/dim]")
     elif as_hex:
-        output.say(escape(hex_lines(original.value)))
+        output.say(escape(hex_lines(original.value)), wrap=False)
     elif (document := json_of(original.value)) is not None:
         pretty = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-        output.say(escape(readable_lines(pretty)))
+        output.say(escape(readable_lines(pretty)), wrap=False)
     else:
-        output.say(escape(readable(original.value, 20_000)))
+        output.say(escape(readable(original.value, 20_000)), wrap=False)
 
 
 def readable_lines(text: str) -> str:
@@ -384,7 +382,9 @@ def _tell(report: ReplayReport, output: Output) -> None:
     for code, n in sorted(report.refused.items()):
         output.say(f"[yellow]{n:,} would be refused again: {escape(code)}[/yellow]")
     for left in report.left[:5]:
-        output.say(f"  [dim]{left.position}  {escape(left.code)}: {escape(left.detail)}[/dim]")
+        output.say(
+            f"  [dim]{left.position}  {escape(left.code)}: {escape(left.detail)}[/dim]", wrap=False
+        )
     if not report.dry_run:
         output.say(f"[green]{report.sent:,} sent[/green]")
         if report.without_id:

@@ -56,12 +56,12 @@ def register(app: typer.Typer) -> None:
             colour = COLOURS[finding.level]
             if finding.level == "ok":
                 if verbose:
-                    output.say(f"[{colour}]ok[/{colour}]       {_line(finding)}")
+                    output.say(f"[{colour}]ok[/{colour}]       {_line(finding)}", wrap=False)
                 continue
-            output.say(f"[{colour}]{finding.level:<8}[/{colour}] {_line(finding)}")
+            output.say(f"[{colour}]{finding.level:<8}[/{colour}] {_line(finding)}", wrap=False)
             for name, text in (("why", finding.why), ("remedy", finding.remedy)):
                 if text:
-                    output.say(f"         [dim]{name}[/dim] {escape(text)}")
+                    output.say(f"         [dim]{name}[/dim] {escape(text)}", wrap=False)
         n_ok = sum(finding.level == "ok" for finding in findings)
         output.say(
             f"[dim]{n_ok} of {len(findings)} findings are in order"
