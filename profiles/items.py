@@ -174,10 +174,9 @@ class ItemTable:
         self.sharing = Sharing(self, self.config.popularity_half_life_s)
 
     def stop_sharing(self) -> None:
-        """Nobody listens. The next snapshot is whole: public rows are no more."""
+        """Nobody listens: from here on nothing is public, and snapshots hold the table."""
         self.sharing = None
         self._recent.clear()
-        self.mark_unsaved()
 
     def take_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
         """What to send next, see `Sharing.take`; only for a table that is shared."""

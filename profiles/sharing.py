@@ -23,6 +23,9 @@ from profiles.decay import decayed_all
 LARGEST_HALF = 60_000.0
 """Below float16's end (65,504); what is cut off stays pending."""
 
+LOOKED_AT = 50_000
+"""Rows of which the change is computed in one round, the longest pending: some 10 ms."""
+
 
 class Additive(NamedTuple):
     """A column of which others are sent differences.
@@ -139,14 +142,18 @@ class Sharing:
         when all that the table holds is committed. None: nothing is pending.
         """
         rows = np.flatnonzero(self._since).astype(np.int32)
-        if len(rows) == 0:
-            return None
         since = self._since[rows]
+        if len(rows) > max(most_rows, LOOKED_AT):
+            n_looked_at = max(LOOKED_AT, int(np.count_nonzero(since <= overdue)))
+            oldest = np.argpartition(since, min(n_looked_at, len(rows)) - 1)[:n_looked_at]
+            rows, since = rows[oldest], since[oldest]
         first = self._additive[0].name  # the rows' vectors
         change = getattr(table.columns, first)[rows] - self.public[first][rows]
         if len(rows) > most_rows:
             chosen = self._choose(rows, since, change, most_rows, overdue)
-            rows, change = rows[chosen], change[chosen]
+            rows = rows[chosen]
+        if len(rows) == 0:
+            return None
         clock_ms = table.clock_ms
         columns: dict[str, NDArray[Any]] = {}
         for column in self._additive:

@@ -46,6 +46,12 @@ CATCH_UP_S = 5.0
 """How long partitions wait for deltas when they are taken over: a broker that answers takes
 milliseconds. What comes later is added later, and was counted as lost."""
 
+REPLAY_S = 60.0
+"""How long reading up to now may take before somebody looks whether it is still wanted."""
+
+BEGIN_AGAIN_S = 1.0
+"""After a base that could not be written: its store is away."""
+
 QUIET_S = 0.5
 """How long a round waits for commits under way."""
 
@@ -101,6 +107,7 @@ class DeltaExchange(Service):
         self._allowance = 0.0  # bytes
         self._rounded_at = time.monotonic()
         self._said_at = 0.0
+        self._begin_at = 0.0
         self._settled: dict[int, int] = {}  # covers as last sent
         model.exchange = self
 
@@ -154,7 +161,11 @@ class DeltaExchange(Service):
             )
             await replica.start()
             self._replica = replica
-            await replica.caught_up()
+            try:
+                async with asyncio.timeout(REPLAY_S):
+                    await replica.caught_up()
+            except TimeoutError as error:
+                raise BrokerAway(f"item deltas not read within {REPLAY_S:.0f} s") from error
 
     async def catch_up(self) -> None:
         """Add everything that has been sent until now, if the broker answers in time."""
@@ -247,7 +258,8 @@ class DeltaExchange(Service):
             if self._model.items.sharing is not None:
                 await self.send(everything=False)
             elif self.begin_sharing is not None and self._owns_snapshots():
-                await self.begin_sharing()
+                if time.monotonic() > self._begin_at and not await self.begin_sharing():
+                    self._begin_at = time.monotonic() + BEGIN_AGAIN_S
         if time.monotonic() - self._said_at > HELLO_S:
             await self._say()
 

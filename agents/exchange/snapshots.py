@@ -51,6 +51,7 @@ class SnapshotWriter(Service):
         self._interval_s = interval_s
         self._now_ms = now_ms
         self._written_to: dict[int, int] = {}
+        self._left_out = False  # the stored snapshot lacks what was pending then
 
     @Service.task
     async def _write_regularly(self) -> None:
@@ -99,6 +100,7 @@ class SnapshotWriter(Service):
                 await model.run(lambda: self._undo(shared))
                 raise
             model.note_snapshot(version, version if lineage.base is None else lineage.base)
+            self._left_out = as_all_know
             if shared and not listened:
                 await model.run(model.items.stop_sharing)
             self._written_to = positions
@@ -109,8 +111,8 @@ class SnapshotWriter(Service):
     def _take(self, as_all_know: bool, listened: bool) -> tuple[ItemSnapshot, Lineage]:
         """In the model thread, while nothing is between fold and commit."""
         model, items = self._model, self._model.items
-        if items.sharing is not None and not as_all_know:
-            items.mark_unsaved()  # rows that wait were left out of the snapshot before
+        if self._left_out and not as_all_know:
+            items.mark_unsaved()  # the kernel may not have touched since what was pending then
         snapshot = items.snapshot(public=as_all_know)
         if listened and not as_all_know:
             model.share()
