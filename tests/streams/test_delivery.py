@@ -279,3 +279,18 @@ async def test_a_refusal_just_before_the_broker_goes_away(server: KafkaServer) -
         for task in (waiting, behind):
             with pytest.raises(BrokerAway):
                 await task
+
+
+async def test_each_message_of_a_group_has_its_own_answer(kafka: str, topics: TopicSet) -> None:
+    delivery = Delivery(kafka, topics.all(), "each", None)
+    await delivery.start()
+    name = topics.events.name
+    messages = [OutMessage(name, value, b"u") for value in (b"1", bytes(1_100_000), b"2")]
+    try:
+        first, refused, last = await delivery.deliver_each(messages)
+    finally:
+        await delivery.stop()
+    assert isinstance(refused, MessageTooLarge)
+    assert not isinstance(first, Exception)
+    assert not isinstance(last, Exception)
+    assert last.offset == first.offset + 1
