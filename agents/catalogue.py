@@ -19,6 +19,9 @@ from streams.replica import Replica
 
 logger = structlog.get_logger(__name__)
 
+SAID = 100
+"""Refused items that get a line each in the log; then every hundredth does, for a flood."""
+
 
 class Catalogue(Service):
     """All items of the shop, kept up to date from the compacted topic."""
@@ -31,6 +34,7 @@ class Catalogue(Service):
         self.out_of_stock: set[str] = set()
         self.version = 0  # rises with every change, so that readers know when to look again
         self._items: dict[str, Item] = {}
+        self._n_refused = 0
         self._metrics = metrics
         self._replica = Replica(bootstrap, topic, self._take, answer_s=answer_s)
 
@@ -73,9 +77,21 @@ class Catalogue(Service):
         else:
             try:
                 item = decode_item(message.value)
+                if message.key != item.item_id.encode():
+                    raise DecodeError(
+                        "key_mismatch", "compaction goes by the key, which is not the item_id"
+                    )
             except DecodeError as error:
                 self._metrics.dead_letters.labels(error.code).inc()
-                logger.warning("not an item", key=item_id, offset=message.offset, reason=str(error))
+                self._n_refused += 1
+                if self._n_refused <= SAID or self._n_refused % SAID == 0:
+                    logger.warning(
+                        "not an item",
+                        key=item_id[:64],
+                        offset=message.offset,
+                        reason=str(error)[:200],
+                        refused=self._n_refused,
+                    )
                 return
             self._items[item.item_id] = item
             if item.in_stock:

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from agents.catalogue import Catalogue
 from agents.metrics import Metrics
+from streams.codec import encode
 from streams.events import Item
 from streams.producer import Producer
 from streams.topics import TopicSet
@@ -58,8 +59,20 @@ async def test_changes_are_followed_and_nonsense_is_counted_and_passed_over(
             "foldstream_dead_letters_total", {"code": "invalid_json"}
         )
         assert bad == 1
+        await producer.send_raw(topics.items.name, encode(Item(item_id="x")), b"y")
         await producer.send_item(Item(item_id="b", in_stock=False))
         await producer.delete_item("b")
+        for partition in range(4):  # each is read in its own order
+            await producer.send_raw(
+                topics.items.name, encode(Item(item_id=f"p{partition}")), b"p%d" % partition,
+                partition=partition,
+            )  # fmt: skip
+        await until(lambda: all(catalogue.get(f"p{n}") for n in range(4)), "all four are read")
+        assert catalogue.get("x") is None  # under another key it could not be deleted
+        refused = metrics.registry.get_sample_value(
+            "foldstream_dead_letters_total", {"code": "key_mismatch"}
+        )
+        assert refused == 1  # without a key, the broker itself refuses it: the topic is compacted
         await producer.send_item(Item(item_id="end"))
         await until(lambda: catalogue.get("end") is not None, "all was read")
         assert catalogue.out_of_stock == set()
