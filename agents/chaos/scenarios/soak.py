@@ -16,6 +16,7 @@ from agents.chaos.drift import calm, drift
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.steady import SteadyLoad
 from agents.chaos.worker_process import WorkerProcess, metric_in, until
+from agents.scorer import PENDING_USERS
 
 SAMPLE_S = 5.0
 
@@ -166,6 +167,13 @@ def _judge(samples: Samples, report: Report) -> None:
     report.figure("memory", round(statistics.median(judged.rss) / 1e6, 1), "MB")
     report.figure("lag, worst", max(judged.lag), "events")
     report.figure("lists waiting, worst", max(judged.waiting), "users")
+    if statistics.median(judged.waiting) > PENDING_USERS / 2:
+        report.note("the machine took less than it did just before: this was no half load")
+    report.check(
+        max(judged.waiting) <= 2 * PENDING_USERS,  # one message may name many
+        "the users who wait for a list are bounded",
+        f"{max(judged.waiting):.0f}",
+    )
     report.check(max(judged.cached) <= CACHE_USERS, "the cache is bounded", f"{max(judged.cached)}")
     times, least = calm(judged.at_s, judged.rss, min(WINDOW_S, seconds / 12))
     slope = drift(times.tolist(), least.tolist())
