@@ -15,7 +15,7 @@ from agents.chaos.bed import Bed
 from agents.chaos.drift import calm, drift
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.steady import SteadyLoad
-from agents.chaos.worker_process import WorkerProcess, metric_in, until
+from agents.chaos.worker_process import NotWithin, WorkerProcess, metric_in, until
 from agents.scorer import PENDING_USERS
 
 SAMPLE_S = 5.0
@@ -35,6 +35,9 @@ SLOPE_MB_PER_H = 1.0
 SLACK = 3
 """Descriptors, tasks and connections may differ by so many between the thirds of a run: a look at
 a neighbour, a page or a fetch is under way at one sample and not at another."""
+
+REST_S = 120.0
+"""For what is left in the end: at half load next to nothing."""
 
 CALIBRATION_EVENTS = 100_000
 
@@ -101,7 +104,10 @@ async def run_soak(bed: Bed, draw: random.Random, report: Report, plan: Plan) ->
             samples = await _watched(worker, report, seconds, bed.folder / "samples.jsonl")
         finally:
             await load.stop()
-        await until(lambda: _rested(worker), "what was sent is folded and scored", 120)
+        try:
+            await until(lambda: _rested(worker), "what was sent is folded and scored", REST_S)
+        except NotWithin as late:
+            report.check(False, "the backlog is worked off", str(late))
     report.figure("events", load.n_events)
     _judge(samples, report)
 
