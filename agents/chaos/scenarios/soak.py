@@ -33,9 +33,9 @@ JUDGED_S = 20 * 60.0
 SLOPE_MB_PER_H = 1.0
 
 SLACK = {"fds": 3, "tasks": 12, "connections": 3}
-"""May differ by so many between the first and the last third of a run: a look at a neighbour, a page
-or a fetch is under way at one sample and not at another; and of tasks, some for each list that is on
-its way to the broker."""
+"""May differ by so many between the first and the last third of a run: a look at a neighbour, a
+page or a fetch is under way at one sample and not at another; and of tasks, some for each list that
+is on its way to the broker."""
 
 REST_S = 120.0
 """For what is left in the end: at half load next to nothing."""
