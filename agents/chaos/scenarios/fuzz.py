@@ -14,7 +14,7 @@ from agents.chaos.scenario import Plan, Report, Scenario
 from agents.errors import UsageError
 from streams.codec import EventCodec
 
-EXAMPLES = 500
+EXAMPLES = 200
 """Of one round: a second or two, so that the time is kept and every round is another seed."""
 
 

@@ -120,8 +120,8 @@ async def _malformed(bed: Bed, draw: random.Random, report: Report, plan: Plan) 
     topics = settings.topics()
     large = replace(topics.events, max_message_bytes=TOPIC_BYTES)
     await ensure_topics(bed.kafka, [large])  # the rest is the worker's
-    n = plan.scaled(N_MESSAGES, 20_000)
-    n_huge = plan.scaled(N_HUGE, 2)
+    n = plan.scaled(N_MESSAGES, 5_000)
+    n_huge = plan.scaled(N_HUGE)
     load = HostileLoad(settings, draw, plan.seed, n, n_huge)
     report.note("one message in ten is refused: below flood_share (0.5), so no partition stops")
     async with Watcher(bed) as watcher, bed.worker("w0", topic_prefix=PREFIX) as worker:
