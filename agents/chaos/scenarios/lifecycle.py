@@ -17,7 +17,7 @@ from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import verify
 from agents.chaos.watcher import Watcher
-from agents.chaos.worker_process import until
+from agents.chaos.worker_process import WorkerProcess, until
 from agents.errors import CheckFailed
 from agents.promotion import drop, list_generations, promote, upgrade
 from agents.rebuild import Rebuild
@@ -192,7 +192,7 @@ async def rolling_upgrade(bed: Bed, draw: random.Random, report: Report, plan: P
     """Two workers that know only record format 1 are replaced, one after the other."""
     n_events = plan.scaled(N_EVENTS, 10_000)
     old = [bed.worker(f"w{n}", newest_record_format=1) for n in range(2)]
-    new = [bed.worker(f"w{n}") for n in range(2)]
+    new: dict[int, WorkerProcess] = {}
     order = draw.sample(range(2), 2)
     async with Watcher(bed) as watcher:
         for worker in old:
@@ -206,6 +206,7 @@ async def rolling_upgrade(bed: Bed, draw: random.Random, report: Report, plan: P
                 await old[number].kill()
             else:
                 await old[number].terminate()
+            new[number] = bed.worker(f"w{number}")  # not before: they share a configuration file
             await new[number].start()
             await new[number].ready()
             if turn == 0:
@@ -217,7 +218,7 @@ async def rolling_upgrade(bed: Bed, draw: random.Random, report: Report, plan: P
         await verify(bed, report, watcher)
         formats = await _formats(bed)
         report.check(2 in formats, "records are written in the new format", str(formats))
-        for worker in new:
+        for worker in new.values():
             report.check(worker.alive(), f"{worker.name} goes on", worker.log_tail()[-300:])
 
 
