@@ -257,11 +257,17 @@ class DeltaExchange(Service):
         if self._config.sends and self.n_listeners:
             if self._model.items.sharing is not None:
                 await self.send(everything=False)
-            elif self.begin_sharing is not None and self._owns_snapshots():
-                if time.monotonic() > self._begin_at and not await self.begin_sharing():
-                    self._begin_at = time.monotonic() + BEGIN_AGAIN_S
+            elif self._owns_snapshots():
+                await self._begin()
         if time.monotonic() - self._said_at > HELLO_S:
             await self._say()
+
+    async def _begin(self) -> None:
+        """Somebody listens who has nothing to add our deltas to yet."""
+        if self.begin_sharing is None or time.monotonic() < self._begin_at:
+            return
+        if not await self.begin_sharing():
+            self._begin_at = time.monotonic() + BEGIN_AGAIN_S
 
     async def send(self, *, everything: bool) -> bool:
         """Send one round: of what is pending as much as the limit lets through, or `everything`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ import pytest
 from agents.app import store_of
 from agents.settings import Settings
 from profiles.items import ItemTable
+from streams.events import Event
 from streams.item_deltas import ItemDeltas, decode_deltas
 from streams.topics import TopicSet
 from tests.builders import (
     InProcess,
+    WorkerProcess,
     all_folded,
     click,
     messages_of,
+    positions_of,
     put_events,
     settings_of,
     stream_of,
@@ -62,7 +66,7 @@ async def share(*workers: InProcess) -> None:
             w.worker.updater is not None
             and w.worker.updater.folds
             and w.worker.exchange is not None
-            and w.worker.exchange.n_listeners == len(workers) - 1
+            and w.worker.exchange.n_listeners >= len(workers) - 1
             for w in workers
         )
 
@@ -164,6 +168,58 @@ async def test_what_a_crash_takes_with_it_is_counted_and_little(
         missing = n_learned(one, two) - sum(positives(one).values())
         assert 0 <= missing <= lost
         assert n_learned(two) >= learned_before
+        assert one.metric(RELEARNED) == 0
+
+
+def n_to_learn(events: Iterable[Event]) -> int:
+    """Events that move vectors: of an item that is not the one the user was at."""
+    at: dict[str, str] = {}
+    n = 0
+    for event in events:
+        item_id = getattr(event, "item_id", None)
+        if item_id is not None:
+            n += at.get(event.user_id) != item_id
+            at[event.user_id] = item_id
+    return n
+
+
+@pytest.mark.timeout(300)
+async def test_a_process_killed_at_any_moment_takes_little_with_it(
+    kafka: str, redis_url: str, topics: TopicSet, generation: str, tmp_path: Path
+) -> None:
+    settings = settings_of(kafka, redis_url, topics, generation, tmp_path, max_batch_events=20)
+    interval_s = settings.item_snapshot_interval_s
+    events = stream_of(20_000, seed=1)
+    async with (
+        InProcess(settings) as one,
+        WorkerProcess(second(settings)) as two,
+        store_of(settings) as store,
+    ):
+        await two.ready()
+        await share(one)
+        assert one.worker.exchange is not None
+        await until(lambda: one.worker.exchange.n_listeners == 1, "they hear each other")
+        assert one.worker.updater is not None
+        theirs = set(range(settings.partitions)) - set(one.worker.updater.folds)
+        assert theirs
+        putting = asyncio.create_task(put_events(settings, events))
+        seen: list[tuple[float, int]] = []  # when, and how far the other process was
+
+        async def far() -> bool:
+            positions = await positions_of(store, settings.partitions)
+            seen.append((time.monotonic(), sum(positions[p] for p in theirs)))
+            return seen[-1][1] > 3_000
+
+        await until(far, "the other process has folded")
+        await asyncio.to_thread(two.kill)
+        await far()
+        killed_at, folded = seen[-1]
+        await putting
+        await all_folded(settings)
+        before = [n for at, n in seen if at < killed_at - interval_s]
+        lost = one.metric(LOST)
+        assert lost <= folded - (before[-1] if before else 0)
+        assert 0 <= n_to_learn(events) - sum(positives(one).values()) <= lost
         assert one.metric(RELEARNED) == 0
 
 

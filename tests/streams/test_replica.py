@@ -18,7 +18,7 @@ from streams.embedded.kafka import KafkaServer
 from streams.errors import PartitionRevoked, StreamsError
 from streams.events import Click, Item
 from streams.producer import Producer
-from streams.replica import Replica
+from streams.replica import FROM_END, Replica
 from streams.topics import TopicMissing, TopicSet, ensure_topics
 
 WAIT_S = 60.0
@@ -64,6 +64,50 @@ async def test_everything_before_the_start_has_arrived_when_it_has_caught_up(
             await until(lambda: b"new" in catalogue.items, "the new item")
         finally:
             await replica.stop()
+
+
+async def test_reading_begins_where_it_is_told_and_waits_for_the_work_of_each_round(
+    kafka: str, topics: TopicSet
+) -> None:
+    topic = topics.item_deltas.name  # one partition
+    found: list[int] = []
+    worked: list[int] = []
+
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        worked.extend(found[len(worked) :])
+
+    async def read_from(start: int) -> Replica:
+        found.clear()
+        worked.clear()
+        replica = Replica(
+            kafka, topic, lambda m: found.append(m.offset), after_round=work, start_at={0: start}
+        )
+        await replica.start()
+        async with asyncio.timeout(WAIT_S):
+            await replica.caught_up()
+        return replica
+
+    async with Producer(kafka, topics) as producer:
+        for number in range(10):
+            await producer.send_raw(topic, b"%d" % number, b"key")
+        replica = await read_from(7)
+        assert worked == [7, 8, 9]
+        await producer.send_raw(topic, None, b"key")
+        async with asyncio.timeout(WAIT_S):
+            await replica.reached_end()
+        assert worked == [7, 8, 9, 10]
+        await replica.stop()
+        replica = await read_from(FROM_END)
+        assert worked == []
+        await producer.send_raw(topic, b"new", b"key")
+        async with asyncio.timeout(WAIT_S):
+            await replica.reached_end()
+        assert worked == [11]
+        await replica.stop()
+        replica = await read_from(99)  # the topic was made anew: all of it
+        assert worked == list(range(12))
+        await replica.stop()
 
 
 async def test_an_empty_topic_is_caught_up_at_once(kafka: str, topics: TopicSet) -> None:
