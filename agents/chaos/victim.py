@@ -101,6 +101,18 @@ async def _storm(order: VictimOrder) -> None:
             draw.choice(sorted(struck, key=asyncio.Task.get_name)).cancel()
 
 
+def storm_service(order: VictimOrder) -> Any:
+    """The storm as a service of the application: it begins when the worker runs."""
+    from mode import Service
+
+    class Storm(Service):
+        @Service.task
+        async def _blow(self) -> None:
+            await _storm(order)
+
+    return Storm()
+
+
 def _is_struck(task: asyncio.Task[Any]) -> bool:
     code = getattr(task.get_coro(), "cr_code", None)
     return code is not None and code.co_qualname.startswith(CANCELLED)
@@ -121,12 +133,8 @@ def main() -> None:
         worker = build_app(settings, number)
         if order.point is not None:
             hook(worker, _reach(order))
-        if order.cancel_every_s and worker.updater is not None:
-
-            async def storm() -> None:
-                await _storm(order)
-
-            worker.updater.add_future(storm())
+        if order.cancel_every_s:
+            worker.app.service(storm_service(order))
         return worker
 
     run_worker(load_settings({}, Path(sys.argv[2])).settings, build)

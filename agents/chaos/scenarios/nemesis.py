@@ -31,7 +31,7 @@ async def nemesis(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> 
         for _ in range(2):
             await stage.add_worker()
         load = Load(bed, plan.seed, 10_000_000, RATE_PER_S)
-        await load.reached(1)
+        report.check(await watcher.reached(1_000, 180), "folding begins")
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for blow in blows:
@@ -53,6 +53,9 @@ async def nemesis(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> 
     report.figure("faults", len(blows))
     report.figure("workers that ended by themselves", len(keeper.exits))
     report.figure("restarts for /livez", keeper.n_restarts_for_livez)
+    codes = Counter(code for _, code in keeper.exits)
+    if codes:
+        report.note("exits by code: " + ", ".join(f"{n} x {code}" for code, n in codes.items()))
     report.note(", ".join(f"{n} x {name}" for name, n in struck.most_common()) or "no fault drawn")
 
 

@@ -64,9 +64,10 @@ async def cancel_storm(bed: Bed, draw: random.Random, report: Report, plan: Plan
     seconds = max(15.0, 60.0 * plan.share)
     async with Watcher(bed) as watcher, Keeper() as keeper:
         for number in range(2):
-            order = VictimOrder(cancel_every_s=1.0, seed=draw.randrange(1 << 30))
+            order = VictimOrder(cancel_every_s=0.5, seed=draw.randrange(1 << 30))
             await keeper.keep(bed.victim(f"w{number}", order))
         load = Load(bed, plan.seed, 10_000_000, RATE_PER_S)
+        report.check(await watcher.reached(1_000, 180), "folding begins")
         await asyncio.sleep(seconds)
         await load.stop()
         n_exits = len(keeper.exits)
