@@ -369,6 +369,10 @@ async def _abandon(producer: Any) -> None:
         for future, _ in batch._msg_futures:
             if not future.done():
                 future.set_exception(BrokerAway("stopped before it was sent"))
+        if not batch.future.done():  # else the flush of its `stop` waits for it for ever
+            batch.future.set_exception(BrokerAway("stopped before it was sent"))
+            batch.future.exception()  # seen
+    await asyncio.sleep(0)  # that flush ends
 
 
 def _translated(error: BaseException, message: OutMessage) -> StreamsError:

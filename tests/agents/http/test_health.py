@@ -159,3 +159,18 @@ def test_a_fetch_that_the_broker_has_not_answered_yet_is_no_reason_to_restart() 
     just_back = Neighbours(answering_since={"broker": time.monotonic() - 2})
     assert liveness(worker, just_back, NOW_MS) == []
     assert liveness(worker, Neighbours(causes={"broker": "no answer"}), NOW_MS) == []
+
+
+async def test_a_neighbour_that_answers_late_is_slow_and_not_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.http.health.SLOW_S", 0.01)
+    neighbours = Neighbours()
+
+    async def late() -> None:
+        await asyncio.sleep(0.05)
+
+    await neighbours.look("store", late)
+    (cause,) = causes(worker_with(), neighbours)
+    assert cause.startswith("store: slow: its last answer took 0.")
+    assert neighbours.answering_s("store") > 0
