@@ -103,7 +103,7 @@ class TopicSet:
         self.requests = topic("requests", "user_id", retention_ms=DAY_MS)
         self.profile_changes = topic("profile-changes", "partition", retention_ms=DAY_MS)
         self.recommendations = topic("recommendations", "user_id", retention_ms=7 * DAY_MS)
-        # One partition: everyone adds in one order. Half a gigabyte is minutes of many busy workers;
+        # One partition: everyone adds in one order. Half a gigabyte is minutes of busy workers;
         # a process looks back to the last snapshot, which is seconds.
         self.item_deltas = topic(
             "item-deltas",
