@@ -20,6 +20,7 @@ from agents.chaos.watcher import Watcher
 from agents.settings import Settings
 from agents.simulate.ring import Ring, RingConfig
 from agents.simulate.shop import Shop, ShopConfig
+from profiles.items import ItemTable
 from profiles.record import decode_profile
 from streams.bulk import BulkProducer
 
@@ -50,13 +51,15 @@ async def _ring(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> No
     n = plan.scaled(N_EVENTS, 6_000) // 2
     shop = Shop(ShopConfig(n_users=2_000, n_items=1_000, seed=plan.seed))
     by_popularity = np.argsort(-shop.catalogue.popularity)
-    target, other = (f"i{row}" for row in by_popularity[[600, 601]])
     baits = tuple(f"i{row}" for row in by_popularity[:N_BAITS])
-    ring = Ring(RingConfig(target, baits), plan.seed)
     async with Watcher(bed) as watcher, bed.worker("w0") as worker:
         await worker.ready()
         await _send(settings, shop, None, n)
         await reaches_end(settings, report)
+        table = await _items(settings)
+        seen = [f"i{row}" for row in by_popularity if table.row(f"i{row}") is not None]
+        target, other = seen[6 * len(seen) // 10 :][:2]  # seldom looked at, and its neighbour
+        ring = Ring(RingConfig(target, baits), plan.seed)
         before = await _standings(settings, (target, other))
         await _send(settings, shop, ring, n)
         expected = await verify(bed, report, watcher)
@@ -91,10 +94,14 @@ async def _send(settings: Settings, shop: Shop, ring: Ring | None, n: int) -> No
         await producer.stop()
 
 
+async def _items(settings: Settings) -> ItemTable:
+    """The item table with all that is in the log."""
+    return await stored_items(settings, (await fold_log(settings)).ends)
+
+
 async def _standings(settings: Settings, items: tuple[str, ...]) -> dict[str, Standing]:
     """How items stand with honest users now; everything sent must be folded."""
-    ends = (await fold_log(settings)).ends
-    table = await stored_items(settings, ends)
+    table = await _items(settings)
     config = fold_config_of(settings)
     users: list[NDArray[np.float32]] = []
     async with store_of(settings) as store:
@@ -106,7 +113,7 @@ async def _standings(settings: Settings, items: tuple[str, ...]) -> dict[str, St
     standings = {}
     for item in items:
         row = table.row(item)
-        assert row is not None, f"{item} was never seen"
+        assert row is not None  # it was seen before the ring began
         ranks = 1 + (scores > scores[:, [row]]).sum(axis=1)
         standings[item] = Standing(
             table.columns.vectors[row].copy(), float(np.median(ranks)), float((ranks <= TOP).mean())
