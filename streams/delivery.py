@@ -30,6 +30,7 @@ from aiokafka.errors import (
     UnknownProducerId,
     UnknownTopicOrPartitionError,
 )
+from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import RecordMetadata
 
@@ -369,10 +370,15 @@ async def _abandon(producer: Any) -> None:
         for future, _ in batch._msg_futures:
             if not future.done():
                 future.set_exception(BrokerAway("stopped before it was sent"))
-        if not batch.future.done():  # else the flush of its `stop` waits for it for ever
-            batch.future.set_exception(BrokerAway("stopped before it was sent"))
-            batch.future.exception()  # seen
-    await asyncio.sleep(0)  # that flush ends
+    for task in asyncio.all_tasks():  # the flush of its `stop` would wait for them for ever
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if (
+            frame is not None
+            and frame.f_code is MessageAccumulator.close.__code__
+            and frame.f_locals["self"] is unsent
+        ):
+            task.cancel()
+            await asyncio.wait((task,))
 
 
 def _translated(error: BaseException, message: OutMessage) -> StreamsError:
