@@ -71,7 +71,7 @@ async def test_a_rolling_upgrade_loses_nothing(new: Settings) -> None:
             assert await formats_of(new) == {1}
             with pytest.raises(CheckFailed, match=r"w1 \(reads 1-1\) can't read record format 2"):
                 await upgrade(new)
-            old_worker.stop()
+            await old_worker.terminate()
             async with WorkerProcess(w1) as second:  # now both are
                 await second.ready()
                 followed = await upgrade(new)
