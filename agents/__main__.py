@@ -37,6 +37,7 @@ COMMANDS = {
     "doctor": "doctor",
     "dead-letters": "dead_letters",
     "bench": "bench",
+    "evaluate": "evaluate",
     "chaos": "chaos",
     "config": "config",
     "schema": "schema",

@@ -1,0 +1,137 @@
+"""`foldstream evaluate`: is it better than counting? Test-then-learn beside rivals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agents.app import fold_config_of
+from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
+from agents.evaluate.figures import READINGS
+from agents.evaluate.fold_ranker import FoldRanker, measured_config
+from agents.evaluate.plot import write_plot
+from agents.evaluate.rivals.catalogue import ENTRIES
+from agents.evaluate.run import OURS, Evaluation, evaluate
+from agents.evaluate.stream import Stream, read_stream
+
+MODELS_HELP = f"Some of {OURS}, {', '.join(entry.key for entry in ENTRIES)}; default all."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command("evaluate")
+    def command(
+        data: Annotated[
+            Path, typer.Argument(help="A folder of data files, or one file of events.")
+        ],
+        mapping: Annotated[
+            str | None, typer.Option(help="As `ingest` takes it. Default: by the first line.")
+        ] = None,
+        models: Annotated[str | None, typer.Option(help=MODELS_HELP)] = None,
+        limit: Annotated[
+            int | None,
+            typer.Option(
+                min=0, help="Positive events to take; 0: all. Default: as the data set's protocol."
+            ),
+        ] = None,
+        negatives: Annotated[
+            int | None,
+            typer.Option(min=1, max=256, help="Of each sort. Default: the worker's settings."),
+        ] = None,
+        seed: Annotated[int, typer.Option(min=0, help="Another one, other draws.")] = 0,
+        plot: Annotated[
+            Path | None, typer.Option(help="Write hit rate@20 by position in the stream, SVG.")
+        ] = None,
+        config: ConfigOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        """Rank each event before it is learned, by our model and by its rivals.
+
+        Figures are of the second half of the stream. Every rival's parameters are chosen on the
+        first half; ours are the worker's settings. A rival that wins is shown as winning.
+        """
+        output = Output(as_json)
+        settings = settings_for(config).settings
+        kinds = settings.kinds_table()
+        with output.progress() as progress:
+            task = progress.add_task("reading", total=None, rate="")
+
+            def on_progress(what: str, done: int, n: int) -> None:
+                progress.update(task, description=what, completed=done, total=n)
+
+            stream = read_stream(
+                data, mapping, limit, kinds, lambda done, n: on_progress("reading", done, n)
+            )
+            run = evaluate(
+                stream,
+                measured_config(fold_config_of(settings), negatives),
+                kinds=kinds,
+                models=models.split(",") if models else None,
+                seed=seed,
+                whole=plot is not None,
+                on_progress=on_progress,
+            )
+        if plot is not None:
+            write_plot(plot, stream, run.trials)
+        output.result(run.evaluation)
+        if not as_json:
+            show(output, stream, run.evaluation)
+
+
+def show(output: Output, stream: Stream, evaluation: Evaluation) -> None:
+    """The tables for people."""
+    output.say(
+        f"{evaluation.data}: {evaluation.events:,} events, {evaluation.users:,} users,"
+        f" {evaluation.items:,} items; {evaluation.ranked:,} ranked"
+    )
+    for reading in READINGS:
+        with_reading = [model for model in evaluation.models if reading in model.readings]
+        if with_reading and with_reading[0].readings[reading].n:
+            output.show(_readings_table(evaluation, reading))
+    output.show(_slices_table(evaluation))
+    for model in evaluation.models:
+        output.say(f"{model.name}: {model.about} ({model.seconds:.0f} s)")
+    for name, reason in evaluation.left_out.items():
+        output.say(f"left out: {name}: {reason}")
+
+
+def _readings_table(evaluation: Evaluation, reading: str) -> Table:
+    figures = {model.name: model.readings[reading] for model in evaluation.models}
+    table = Table(title=f"{reading} ({next(iter(figures.values())).n:,} events)", box=None)
+    last = "MAP@5" if reading == "query" else "NDCG@10"
+    table.add_column("", no_wrap=True)
+    for column in ("HR@10", "HR@20", "MRR@20", last, "coverage" if reading == "all" else ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    by = "map5" if reading == "query" else "hr20"
+    best = max(figures, key=lambda name: float(getattr(figures[name], by)))
+    for model in evaluation.models:
+        f = figures[model.name]
+        cells = [
+            f"{f.hr10:.3f}",
+            f"{f.hr20:.3f} ±{f.se['hr@20']:.3f}",
+            f"{f.mrr20:.3f} ±{f.se['mrr@20']:.3f}",
+            f"{f.map5 if reading == 'query' else f.ndcg10:.3f}",
+            f"{model.coverage:.3f}" if reading == "all" else "",
+        ]
+        wins = model.name == best
+        table.add_row(f"{model.name}{' *' if wins else ''}", *cells, style="bold" if wins else None)
+    if reading in evaluation.ratios:
+        ratios = ", ".join(f"{n} {value:.3f}" for n, value in evaluation.ratios[reading].items())
+        rival = evaluation.best_simple[reading]
+        table.caption = f"* best. {FoldRanker.name} / {rival}: {ratios}"
+    return table
+
+
+def _slices_table(evaluation: Evaluation) -> Table:
+    table = Table(title="HR@20 by slice of `all`", box=None)
+    table.add_column("", no_wrap=True)
+    slices = evaluation.models[0].slices
+    for name, figures in slices.items():
+        table.add_column(f"{name}\n{figures.n:,}", justify="right")
+    for model in evaluation.models:
+        table.add_row(model.name, *(f"{model.slices[name].hr20:.3f}" for name in slices))
+    return table

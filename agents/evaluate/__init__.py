@@ -1,0 +1,1 @@
+"""Test-then-learn over a stream: our model beside its rivals (`foldstream evaluate`)."""

@@ -1,0 +1,1 @@
+"""The models that FOLD is measured against, a file each."""

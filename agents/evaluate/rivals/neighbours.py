@@ -1,0 +1,129 @@
+"""Items by what came near them: last-item Markov chain and item-kNN on the recent items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.evaluate.compiled import compiled
+from agents.evaluate.rivals.base import Params, Recent, Rival
+
+LIST = 200
+"""Neighbours kept of an item; a full list gives up its smallest."""
+
+DEPTH = 10
+"""Recent items of a user that are learned from and scored by, at most."""
+
+
+@compiled
+def add(
+    neighbour: NDArray[np.int32], weight: NDArray[np.float32], n: NDArray[np.int32],
+    total: NDArray[np.float32], item: Any, other: Any, amount: Any,
+) -> None:  # fmt: skip
+    """Note that `other` came near `item`."""
+    total[item] += np.float32(amount)
+    smallest = 0
+    for place in range(n[item]):
+        if neighbour[item, place] == other:
+            weight[item, place] += np.float32(amount)
+            return
+        if weight[item, place] < weight[item, smallest]:
+            smallest = place
+    place = smallest
+    if n[item] < neighbour.shape[1]:
+        place = n[item]
+        n[item] += 1
+    neighbour[item, place] = other
+    weight[item, place] = np.float32(amount)
+
+
+@compiled
+def learn_near(
+    neighbour: NDArray[np.int32], weight: NDArray[np.float32], n: NDArray[np.int32],
+    total: NDArray[np.float32], recent: NDArray[np.int32], n_recent: Any, item: Any,
+    depth: Any, decay: Any, back: Any,
+) -> None:  # fmt: skip
+    """`item` came after the recent ones; `back`: what counts for the other direction."""
+    amount = 1.0
+    for a in range(min(n_recent, depth)):
+        if recent[a] != item:
+            add(neighbour, weight, n, total, recent[a], item, amount)
+            if back > 0:
+                add(neighbour, weight, n, total, item, recent[a], amount * back)
+        amount *= decay
+
+
+@compiled
+def score_near(
+    neighbour: NDArray[np.int32], weight: NDArray[np.float32], n: NDArray[np.int32],
+    total: NDArray[np.float32], recent: NDArray[np.int32], n_recent: Any,
+    counts: NDArray[np.float32], depth: Any, decay: Any, power: Any, shrink: Any,
+    out: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Add to out: sum_a decay^a n_hj / (s_h + shrink) / (c_j + 1)^power."""
+    amount = 1.0
+    for a in range(min(n_recent, depth)):
+        h = recent[a]
+        scale = amount / (total[h] + shrink)
+        for place in range(n[h]):
+            j = neighbour[h, place]
+            if j < len(out):
+                value = scale * weight[h, place]
+                if power > 0:
+                    value /= (counts[j] + 1.0) ** power
+                out[j] += np.float32(value)
+        amount *= decay
+
+
+class ItemKnn(Rival):
+    """Decayed co-occurrence with the user's recent items, both directions."""
+
+    name = "item-kNN"
+    learn_grid: Sequence[Params] = ({"near": 0.5}, {"near": 0.8})
+    score_grid: Sequence[Params] = tuple(
+        {"depth": depth, "decay": decay, "power": power}
+        for depth in (3, 10)
+        for decay in (0.4, 0.6, 0.8)
+        for power in (0.0, 0.25, 0.5, 0.75)
+    )
+    window = 5
+    back = 0.5
+    shrink = 5.0
+
+    def start(self) -> None:
+        I = self.stream.n_items  # noqa: E741
+        self.neighbour = np.zeros((I, LIST), np.int32)
+        self.weight = np.zeros((I, LIST), np.float32)
+        self.n = np.zeros(I, np.int32)
+        self.total = np.zeros(I, np.float32)
+        self.recent = Recent(len(self.stream.user_ids), DEPTH)
+
+    def scores(self, b: int, out: NDArray[np.float32]) -> None:
+        self.popularity(out)
+        user = self.stream.user[b]
+        p = self.params
+        score_near(
+            self.neighbour, self.weight, self.n, self.total, self.recent.rows[user],
+            self.recent.n[user], self.counts, p["depth"], p["decay"], p["power"], self.shrink, out,
+        )  # fmt: skip
+
+    def take(self, b: int, user: int, item: int) -> None:
+        if self.recent.rows[user, 0] != item:
+            learn_near(
+                self.neighbour, self.weight, self.n, self.total, self.recent.rows[user],
+                self.recent.n[user], item, self.window, self.params["near"], self.back,
+            )  # fmt: skip
+            self.recent.push(user, item)
+
+
+class Markov(ItemKnn):
+    """What came next after the current item."""
+
+    name = "last-item Markov"
+    learn_grid = ({"near": 1.0},)
+    score_grid = ({"depth": 1, "decay": 1.0, "power": 0.0},)
+    window = 1
+    back = 0.0
