@@ -114,7 +114,9 @@ class SeenRing:
         if n_slots < 1:
             raise ValueError("a ring needs at least one slot")
         self.n_slots = n_slots
-        self._slots: NDArray[np.uint64] = np.zeros(n_slots, np.uint64)
+        # Filled, not zeros: their pages would be taken one by one, and a worker that only fills
+        # its ring would look like one that leaks.
+        self._slots: NDArray[np.uint64] = np.full(n_slots, 0, np.uint64)
         self._index: NDArray[np.int32] | None = None
         if data:
             if len(data) % SLOT_BYTES or len(data) > n_slots * SLOT_BYTES:
