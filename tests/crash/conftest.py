@@ -1,7 +1,7 @@
 """These tests kill servers and leave workers in the middle, as a crash would.
 
-Whatever a worker leaves open then is an error here as everywhere: each test collects its own, so that
-the warning comes in the test that it belongs to.
+Whatever a worker leaves open then is an error here as everywhere: each test collects its own, so
+that the warning comes in the test that it belongs to.
 """
 
 from __future__ import annotations
