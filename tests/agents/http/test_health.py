@@ -47,7 +47,7 @@ def worker_with(
     if started:
         reached.set()
     folds = {
-        p: SimpleNamespace(state=state)
+        p: SimpleNamespace(state=state, away_because="no memory left")
         for p, state in (states or {0: "running", 1: "running"}).items()
     }
     return SimpleNamespace(
@@ -94,7 +94,7 @@ def test_neighbours_that_are_away_make_a_worker_not_ready_and_leave_it_alive() -
     worker = worker_with(Consumer(fetch_s=9.0), states={0: "waiting for store", 1: "running"})
     assert liveness(worker, Neighbours(), NOW_MS) == []
     assert causes(worker) == [
-        "store: partitions 0 wait for it",
+        "store: partitions 0 wait for it: no memory left",
         "broker: no answer to a fetch for 9 s",
     ]
 
