@@ -50,6 +50,7 @@ class Watcher:
         self.away_s = 0.0
         self._store = store_of(settings)
         self._interval_s = interval_s
+        self._looking = asyncio.Lock()  # of two looks at once the older might be noted last
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -97,6 +98,19 @@ class Watcher:
             return None
         return time.monotonic() - began
 
+    async def all_moved(self, within_s: float) -> float | None:
+        """Seconds until every partition is above where it was last seen; None if not in time.
+
+        What makes sense only where events keep coming for every partition.
+        """
+        began = time.monotonic()
+        stood = {partition: self.position(partition) for partition in self.steps}
+        while any(self.position(partition) <= at for partition, at in stood.items()):
+            if time.monotonic() - began > within_s:
+                return None
+            await asyncio.sleep(self._interval_s / 2)
+        return time.monotonic() - began
+
     def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
         """By partition, the longest time without a step between two moments, seconds.
 
@@ -111,6 +125,10 @@ class Watcher:
 
     async def sample(self) -> None:
         """Look once. Raises StoreAway."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         for partition in range(self.partitions):
             checkpoint = await self._store.read_checkpoint(partition)
             steps = self.steps[partition]

@@ -64,7 +64,7 @@ async def run_links(bed: Bed, draw: random.Random, report: Report, plan: Plan) -
             noticed_s = await _noticed(worker, name)
             await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
             await links.named(name).heal()
-            back_s = await _back(watcher, 3 * BACK_S)
+            back_s = await watcher.all_moved(3 * BACK_S)
             _note(report, case, noticed_s, back_s)
             if not report.check(worker.alive(), f"{case}: the worker goes on", worker.log_tail()):
                 break
@@ -90,17 +90,6 @@ async def _noticed(worker: WorkerProcess, name: str) -> float | None:
         if status == 503 and any(cause["part"] == name for cause in document["causes"]):
             return time.monotonic() - began
         await asyncio.sleep(0.1)
-    return None
-
-
-async def _back(watcher: Watcher, within_s: float) -> float | None:
-    """Seconds until every partition has committed something more; None if one has not in time."""
-    began = time.monotonic()
-    at = {partition: watcher.position(partition) for partition in watcher.steps}
-    while time.monotonic() - began < within_s:
-        if all(watcher.position(partition) > before for partition, before in at.items()):
-            return time.monotonic() - began
-        await asyncio.sleep(0.05)
     return None
 
 
