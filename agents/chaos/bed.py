@@ -122,6 +122,10 @@ class Bed:
         """End this worker, too, with the bed."""
         self._workers.append(worker)
 
+    async def end_loads(self) -> None:
+        """Stop sending, where a run ended before its load did."""
+        await asyncio.gather(*(load.abandon() for load in self.loads if not load.finished))
+
     async def end_workers(self) -> None:
         """SIGKILL for every worker that still runs."""
         await asyncio.gather(*(worker.kill() for worker in self._workers if worker.alive()))
@@ -160,6 +164,7 @@ async def made_bed(
         )
         await ensure_topics(bed.kafka, bed.settings().topics().all())
         stack.push_async_callback(bed.end_workers)
+        stack.push_async_callback(bed.end_loads)
         yield bed
 
 

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from agents.chaos.scenario import Outcome
+from agents.chaos.scenario import Outcome, Plan
 from agents.errors import UsageError
+
+UNKNOWN = "unknown"
+
+SOURCES = tuple(f"../../{name}" for name in ("agents", "streams", "profiles", "pyproject.toml"))
+"""What a run's outcome may depend on, as seen from here."""
 
 
 def append(path: Path, outcome: Outcome) -> None:
@@ -47,17 +52,31 @@ def mend(path: Path) -> None:
         path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
-def finished(outcomes: Iterable[Outcome], commit: str, share: float) -> set[tuple[str, int]]:
-    """(scenario, seed) of runs that need not be run again: passed, on this commit, as large."""
-    return {
-        (outcome.scenario, outcome.seed)
+def is_finished(outcomes: Iterable[Outcome], name: str, plan: Plan, commit: str) -> bool:
+    """Whether a run need not be run again: it passed, on this commit, as large and as long.
+
+    What stands on no commit (files were changed, or there is no checkout) never counts: the next
+    time they may be others.
+    """
+    return not stands_on_no_commit(commit) and any(
+        outcome.passed
+        and (outcome.scenario, outcome.seed, outcome.commit) == (name, plan.seed, commit)
+        and outcome.share >= plan.share
+        and outcome.minutes >= plan.minutes
         for outcome in outcomes
-        if outcome.passed and outcome.commit == commit and outcome.share >= share
-    }
+    )
+
+
+def stands_on_no_commit(commit: str) -> bool:
+    """Whether the sources of a run can't be told by its commit."""
+    return commit == UNKNOWN or commit.endswith("+")
 
 
 def commit_of_sources() -> str:
-    """The commit of this checkout, with ``+`` where files differ from it; else ``unknown``."""
+    """The last commit that changed what runs here, with ``+`` where files differ; else ``unknown``.
+
+    Not simply the newest: the table goes into `docs`, and that must not make its own runs stale.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -67,8 +86,8 @@ def commit_of_sources() -> str:
         return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../../agents",
-                      "../../streams", "../../profiles")  # fmt: skip
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
+        commit = git("log", "-1", "--format=%h", "--abbrev=12", "HEAD", "--", *SOURCES)
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return UNKNOWN
+    return commit + ("+" if changed else "") if commit else UNKNOWN

@@ -155,11 +155,12 @@ def _left(
     left = [
         order
         for order in orders
-        if (order.scenario.name, order.plan.seed)
-        not in results.finished(there, commit, order.plan.share)
+        if not results.is_finished(there, order.scenario.name, order.plan, commit)
     ]
     if len(left) < len(orders):
         output.say(f"skipped {len(orders) - len(left)} runs that passed on commit {commit}")
+    if results.stands_on_no_commit(commit):
+        output.say(f"sources stand on no commit ({commit}): these runs won't be skipped next time")
     others = {outcome.commit for outcome in there} - {commit}
     if others:
         output.say(f"runs on other commits ({', '.join(sorted(others))}) don't count; this is "

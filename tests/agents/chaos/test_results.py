@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,50 @@ def test_only_what_passed_on_this_commit_in_this_size_is_finished() -> None:
         outcome(seed=1, passed=False),
         outcome(seed=2, commit="older"),
         outcome(seed=3, share=0.1),
+        outcome(seed=4, minutes=0.5),
     ]
-    assert results.finished(runs, "abc", 1.0) == {("kill", 0)}
-    assert results.finished(runs, "abc", 0.1) == {("kill", 0), ("kill", 3)}
+
+    def finished(share: float, minutes: float) -> list[int]:
+        plans = [Plan(seed, minutes, share) for seed in range(6)]
+        return [p.seed for p in plans if results.is_finished(runs, "kill", p, "abc")]
+
+    assert finished(1.0, 1.0) == [0]
+    assert finished(0.1, 1.0) == [0, 3]
+    assert finished(1.0, 0.5) == [0, 4]
+    assert not results.is_finished(runs, "zombie", Plan(0, 1.0), "abc")
+
+
+def test_runs_of_changed_sources_never_count() -> None:
+    for commit in ("abc+", "unknown"):
+        runs = [outcome(commit=commit)]
+        assert not results.is_finished(runs, "kill", Plan(0, 1.0), commit)
+
+
+def test_the_commit_is_that_of_the_sources_and_no_later_one() -> None:
+    here = Path(results.__file__).parents[2]
+    if not (here / ".git").exists():
+        pytest.skip("no checkout")
+    wanted = subprocess.run(
+        "git log -1 --format=%H -- agents streams profiles pyproject.toml".split(),
+        cwd=here, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert wanted.startswith(results.commit_of_sources().rstrip("+"))
+
+
+def test_a_seed_that_failed_at_first_is_not_shown_as_whole() -> None:
+    runs = [
+        outcome(started="1", passed=False, failures=["no event is lost: 3 are"]),
+        outcome(started="2"),
+    ]
+    text = table([scenario()], runs)
+    assert "| 1 of 1, 1 of them not at the first try |" in text
+    assert "- `kill`, seed 0: no event is lost: 3 are" in text
+    mended = [outcome(started="1", passed=False, failures=["x"], commit="older"), runs[1]]
+    assert "| 1 of 1 |" in table([scenario()], mended)
+
+
+def test_a_shorter_run_is_shown_as_shorter() -> None:
+    assert "| 1 of 1, some in 0.5 minutes |" in table([scenario()], [outcome(minutes=0.5)])
 
 
 def test_the_table_says_what_is_missing_and_what_failed() -> None:
