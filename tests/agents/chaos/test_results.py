@@ -99,7 +99,8 @@ def test_the_commit_is_that_of_the_sources_and_no_later_one() -> None:
     if not (here / ".git").exists():
         pytest.skip("no checkout")
     wanted = subprocess.run(
-        "git log -1 --format=%H -- agents streams profiles pyproject.toml".split(),
+        ["git", "log", "-1", "--format=%H", "--",
+         "agents", "streams", "profiles", "pyproject.toml"],
         cwd=here, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert wanted.startswith(results.commit_of_sources().rstrip("+"))
