@@ -15,13 +15,13 @@ from typing import Any
 
 import redis
 
-from agents.app import store_of
 from agents.chaos.bed import Bed, ServerHandle
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import positions_of, shape_of, verify
 from agents.chaos.watcher import Watcher
 from agents.chaos.worker_process import WorkerProcess, until
+from agents.store_access import store_of
 from profiles.record import decode_profile
 from streams.embedded.store import StoreServer, ask
 
