@@ -30,11 +30,11 @@ from agents.ranking import Ranking, RankingRules
 from agents.requests_transport import RequestsApp
 from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
 from agents.settings import Settings
+from agents.store_access import fingerprint_of, fold_config_of, store_of
 from agents.sweeper import Sweeper
 from agents.translate import Translator
 from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
-from profiles.shape import FoldConfig, ModelShape
-from profiles.store import ProfileStore, StoreConfig
+from profiles.store import ProfileStore
 from profiles.view import ItemView
 from streams.codec import EventCodec
 from streams.consumer import ConsumerConfig
@@ -45,40 +45,6 @@ logger = structlog.get_logger(__name__)
 
 OLDEST_FORMAT = 1
 """Every worker reads it."""
-
-
-def fold_config_of(settings: Settings) -> FoldConfig:
-    """Sizes of a profile and constants of the fold."""
-    return FoldConfig(
-        shape=ModelShape(n_factors=settings.n_factors, history=settings.history),
-        n_recent=settings.n_recent_negatives,
-        n_uniform=settings.n_uniform_negatives,
-        rate=settings.learning_rate,
-        popularity_half_life_s=settings.popularity_half_life_s,
-        retention_ms=int(settings.profile_retention_s * 1_000),
-        n_seen_slots=settings.seen_window,
-    )
-
-
-def fingerprint_of(settings: Settings) -> str:
-    """Of all that may not change under a generation's records, the shop's own kinds included."""
-    return fold_config_of(settings).fingerprint(
-        *(f"{kind.name}:{kind.weight}:{kind.positive}" for kind in settings.kinds)
-    )
-
-
-def store_of(settings: Settings, generation: str | None = None) -> ProfileStore:
-    """The store of a generation (default: the one in the settings)."""
-    return ProfileStore(
-        StoreConfig(
-            url=settings.redis,
-            generation=generation or settings.generation,
-            partitions=settings.partitions,
-            prefix=settings.store_prefix,
-            fingerprint=fingerprint_of(settings),
-            timeout_s=settings.store_timeout_s,
-        )
-    )
 
 
 async def prepare(settings: Settings) -> Settings:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from agents.app import store_of
 from agents.errors import AgentsError, UsageError
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store import ProfileStore
 from streams.embedded.stack import lock_is_held
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-from agents.app import store_of
 from agents.errors import AgentsError, UsageError
 from agents.generations import read_settings
 from agents.http.address import read_addresses
 from agents.ingest import IngestPlan, IngestReport, ingest
 from agents.requests import Requester
 from agents.settings import Settings
+from agents.store_access import store_of
 from streams.bulk import BulkProducer
 from streams.embedded.guard import Guarded
 from streams.events import Event, ItemEvent, Recommendation, RecommendRequest

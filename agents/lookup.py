@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from agents.app import fold_config_of, store_of
 from agents.catalogue import Catalogue
 from agents.generations import read_settings
 from agents.metrics import Metrics
 from agents.settings import Settings
+from agents.store_access import fold_config_of, store_of
 from profiles.items import ItemTable
 from profiles.profile import Profile
 from profiles.record import decode_profile

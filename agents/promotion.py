@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from agents.app import store_of
 from agents.errors import CheckFailed, UsageError
 from agents.generations import newest_format
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store import ProfileStore
 from profiles.store_generations import Generation, Standing, WorkerSign
 from streams.groups import group_members

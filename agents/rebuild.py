@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agents.app import fold_config_of, store_of
 from agents.errors import UsageError
 from agents.refold import Refold
 from agents.settings import Settings
+from agents.store_access import fold_config_of, store_of
 from profiles.digest import FactsDigest
 from profiles.record import decode_profile, facts_of
 from profiles.retention import Retention

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from agents.app import fingerprint_of, store_of
 from agents.errors import UsageError
 from agents.exchange.snapshots import SnapshotWriter
 from agents.generations import (
@@ -28,6 +27,7 @@ from agents.generations import (
 )
 from agents.refold import Refold
 from agents.settings import Settings
+from agents.store_access import fingerprint_of, store_of
 from agents.updater import wall_clock_ms
 from profiles.errors import Fenced
 from profiles.store import ProfileStore

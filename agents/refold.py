@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agents.app import fold_config_of
 from agents.errors import UsageError
 from agents.generations import RecordFormat, newest_format
 from agents.log_check import LogCheck, all_of
@@ -20,6 +19,7 @@ from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits, PartitionFold
 from agents.settings import Settings
+from agents.store_access import fold_config_of
 from agents.translate import Translator
 from agents.updater import Parts, wall_clock_ms
 from profiles.store import LogPosition, ProfileStore

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.app import Worker, build_app, prepare, store_of
+from agents.app import Worker, build_app, prepare
 from agents.chaos.verifier import positions_of as positions_of
 from agents.chaos.worker_process import WorkerProcess as WorkerProcess
 from agents.chaos.worker_process import until as until
 from agents.chaos.worker_process import write_config as write_config
 from agents.rebuild import Rebuild, RebuildReport
 from agents.settings import Settings, load_settings
+from agents.store_access import store_of
 from profiles.digest import facts_digest
 from profiles.profile import Profile
 from profiles.record import decode_profile, facts_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agents.app import fold_config_of, store_of
 from agents.chaos.worker_process import until
 from agents.settings import Settings
+from agents.store_access import fold_config_of, store_of
 from profiles.items import ItemTable
 from profiles.store_items import StoredSnapshot
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from agents.app import store_of
 from agents.chaos.bed import Bed
 from agents.chaos.oracle import Facts, PartitionOracle
 from agents.chaos.scenario import Report
 from agents.chaos.watcher import Watcher
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.digest import FactsDigest
 from profiles.profile import HistoryEntry, Profile
 from profiles.record import decode_profile, encode_profile, facts_of

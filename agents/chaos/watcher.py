@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from agents.app import store_of
 from agents.chaos.bed import Bed
+from agents.store_access import store_of
 from profiles.errors import StoreAway
 
 SAMPLE_S = 0.05

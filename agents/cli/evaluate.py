@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agents.app import fold_config_of
 from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
 from agents.evaluate.figures import READINGS
 from agents.evaluate.fold_ranker import FoldRanker, measured_config
@@ -16,6 +15,7 @@ from agents.evaluate.plot import write_plot
 from agents.evaluate.rivals.catalogue import ENTRIES
 from agents.evaluate.run import OURS, Evaluation, evaluate
 from agents.evaluate.stream import Stream, read_stream
+from agents.store_access import fold_config_of
 
 MODELS_HELP = f"Some of {OURS}, {', '.join(entry.key for entry in ENTRIES)}; default all."
 

@@ -142,9 +142,9 @@ def _show_into(report: IntoReport, output: Output, promoting: bool) -> None:
 
 
 async def _check(settings: Settings, output: Output) -> RebuildReport:
-    from agents.app import store_of  # compiled kernels: only when they are needed
     from agents.generations import read_settings
     from agents.rebuild import Rebuild
+    from agents.store_access import store_of
 
     async with store_of(settings) as store:
         settings = await read_settings(settings, store)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 
-from agents.app import store_of
 from agents.doctor import broker, log, machine, store
 from agents.doctor.finding import Bench, Check, Finding, Need
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.errors import ProfilesError
 from streams.cluster_state import cluster_state
 from streams.errors import StreamsError

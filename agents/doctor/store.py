@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agents.app import fingerprint_of
 from agents.doctor.finding import Bench, Finding, length, some
+from agents.store_access import fingerprint_of
 from profiles.errors import StoreMismatch
 from profiles.store_health import NodeHealth
 from profiles.store_scan import ServerFacts

@@ -8,10 +8,10 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
-from agents.app import store_of
 from agents.errors import UsageError
 from agents.rebuild_into import RebuildInto
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store import CommitBatch, LogPosition
 from streams.errors import LogMismatch, OffsetGap
 from streams.events import Click

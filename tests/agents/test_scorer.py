@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import store_of
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store_link import pack
 from streams.codec import decode_recommendation
 from streams.producer import Producer

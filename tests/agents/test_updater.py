@@ -8,8 +8,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from agents.app import store_of
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store_link import pack
 from streams.errors import OffsetGap
 from streams.partitioner import partition_of

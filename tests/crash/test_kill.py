@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import store_of
 from agents.settings import Settings
 from agents.simulate.run import SimulationPlan, SimulationReport, simulate
 from agents.simulate.shop import Shop, ShopConfig
+from agents.store_access import store_of
 from streams.bulk import BulkProducer
 from streams.topics import TopicSet
 from tests.builders import (

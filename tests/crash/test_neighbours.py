@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import store_of
 from agents.http.health import Neighbours, readiness
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store import ProfileStore
 from streams.bulk import BulkProducer
 from streams.codec import encode

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.app import store_of
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.items import ItemTable
 from streams.events import Event
 from streams.item_deltas import ItemDeltas, decode_deltas

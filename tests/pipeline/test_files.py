@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agents.__main__ import run_command
-from agents.app import store_of
 from agents.cli.common import Exit
 from agents.settings import Settings
+from agents.store_access import store_of
 from streams.partitioner import partition_of
 from streams.topics import TopicSet
 from tests.builders import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import store_of
 from agents.errors import UsageError
 from agents.promotion import drop, list_generations, promote
 from agents.rebuild_into import IntoReport, RebuildInto
 from agents.settings import Settings
+from agents.store_access import store_of
 from streams.topics import TopicSet
 from tests.builders import (
     WorkerProcess,

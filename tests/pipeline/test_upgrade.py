@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agents.app import prepare, store_of
+from agents.app import prepare
 from agents.errors import CheckFailed
 from agents.promotion import upgrade
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.errors import StoreMismatch
 from profiles.record import decode_profile, encode_profile
 from profiles.shape import ModelShape

@@ -14,7 +14,6 @@ from collections import Counter
 
 import numpy as np
 
-from agents.app import fold_config_of, store_of
 from agents.chaos.bed import Bed
 from agents.chaos.exploding import CASES, explode
 from agents.chaos.item_state import stored_items
@@ -22,6 +21,7 @@ from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import Expected, verify
 from agents.chaos.watcher import Watcher
 from agents.settings import Settings
+from agents.store_access import fold_config_of, store_of
 from profiles.record import decode_profile
 from streams.bulk import BulkProducer
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents.app import store_of
 from agents.chaos.bed import SESSION_MS, Bed
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import verify
 from agents.chaos.watcher import Watcher
 from agents.chaos.worker_process import WorkerProcess
+from agents.store_access import store_of
 
 N_EVENTS = 1_000_000
 N_KILLS = 20

@@ -10,7 +10,6 @@ from dataclasses import replace
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from agents.app import store_of
 from agents.backup import back_up, put_in_place
 from agents.chaos.bed import Bed
 from agents.chaos.load import Load
@@ -23,6 +22,7 @@ from agents.promotion import drop, list_generations, promote, upgrade
 from agents.rebuild import Rebuild
 from agents.rebuild_into import RebuildInto
 from agents.settings import Settings
+from agents.store_access import store_of
 from streams.manual_reader import ManualReader
 from streams.topics import admin_client
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.app import fold_config_of, store_of
 from agents.chaos.bed import Bed
 from agents.chaos.item_state import stored_items
 from agents.chaos.scenario import Plan, Report, Scenario
@@ -20,6 +19,7 @@ from agents.chaos.watcher import Watcher
 from agents.settings import Settings
 from agents.simulate.ring import Ring, RingConfig
 from agents.simulate.shop import Shop, ShopConfig
+from agents.store_access import fold_config_of, store_of
 from profiles.items import ItemTable
 from profiles.record import decode_profile
 from streams.bulk import BulkProducer

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 
-from agents.app import store_of
 from agents.chaos.bed import SESSION_MS, Bed
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
@@ -14,6 +13,7 @@ from agents.chaos.verifier import verify
 from agents.chaos.victim import VictimOrder
 from agents.chaos.watcher import Watcher
 from agents.chaos.worker_process import NotWithin, WorkerProcess, until
+from agents.store_access import store_of
 
 RATE_PER_S = 1_000.0
 FROZEN_S = 3 * SESSION_MS / 1_000

@@ -18,11 +18,11 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from agents.app import store_of
 from agents.doctor import broker as checks
 from agents.doctor.broker import examine_group
 from agents.doctor.finding import Bench, Finding
 from agents.settings import Settings
+from agents.store_access import store_of
 from streams.codec import encode
 from streams.delivery import Delivery, OutMessage
 from streams.embedded.kafka import KafkaServer

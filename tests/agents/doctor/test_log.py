@@ -10,9 +10,9 @@ import pytest_asyncio
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
 
-from agents.app import store_of
 from agents.doctor import log as checks
 from agents.doctor.finding import Bench, Finding
+from agents.store_access import store_of
 from profiles.store_link import pack
 from streams.codec import encode
 from streams.delivery import Delivery, OutMessage

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from agents.app import prepare, store_of
+from agents.app import prepare
 from agents.doctor import store as checks
 from agents.doctor.finding import Bench, Finding
 from agents.doctor.store import examine_node, examine_server, largest_value
 from agents.settings import Settings
+from agents.store_access import store_of
 from profiles.store import LogPosition
 from profiles.store_health import NodeHealth
 from profiles.store_link import pack

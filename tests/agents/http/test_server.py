@@ -12,12 +12,12 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from agents.app import store_of
 from agents.http.address import PortTaken, listen, read_addresses
 from agents.http.hosts import HostCheck, KnownHosts
 from agents.http.server import HttpServer
 from agents.metrics import Metrics
 from agents.settings import Settings
+from agents.store_access import store_of
 
 
 def closed_port() -> int:
