@@ -241,8 +241,11 @@ class ItemTable:
         first = len(self.ids)
         rows = self.intern(other.ids)
         self.columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
-        self.sharing.rebase(rows, other.columns, self)
-        self._mark_others(rows)
+        lacking = np.setdiff1d(np.arange(len(self.ids), dtype=np.int32), rows)
+        start = np.zeros((len(lacking), self.shape.n_factors), np.float32)
+        start_vectors(start, self.hashes[lacking], 0, START_DEVIATION)
+        self.sharing.rebase(rows, other.columns, self, start)
+        self._mark_others(np.arange(len(self.ids), dtype=np.int32))
         self._see(rows[(self.columns.seen_at[rows] < 0) & (self.columns.n_positive[rows] > 0)])
         self.mark_unsaved()
 

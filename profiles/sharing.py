@@ -183,29 +183,42 @@ class Sharing:
         add_changes(self.public, rows, changes, places, table.clock_ms, self._half_life_s)
         self._told[rows] = True
 
-    def rebase(self, rows: NDArray[np.int32], other: Any, table: SharedTable) -> None:
+    def rebase(
+        self,
+        rows: NDArray[np.int32],
+        other: Any,
+        table: SharedTable,
+        start: NDArray[np.float32],
+    ) -> None:
         """Another snapshot is what is public now; what was pending stays on top of it.
 
-        rows: of this table, for the rows 0, 1, ... of `other`, the snapshot's columns.
+        rows: of this table, for the rows 0, 1, ... of `other`, the snapshot's columns. start: the
+        start vectors of all other rows, in their order: to the snapshot they are as good as new,
+        whatever was public of them comes in messages that are read again.
         """
         n = len(rows)
         columns = table.columns
         clock_ms = table.clock_ms
+        lacking = np.setdiff1d(np.arange(len(table.ids), dtype=np.int32), rows)
+        every = np.concatenate((rows, lacking))
         for column in self._additive:
             if column.decays:
                 continue
             public, own = self.public[column.name], getattr(columns, column.name)
-            pending = own[rows] - public[rows]
+            pending = own[every] - public[every]
             public[rows] = getattr(other, column.name)[:n]
-            own[rows] = public[rows] + pending
+            public[lacking] = start if column.name == "vectors" else 0
+            own[every] = public[every] + pending
         if "count_ms" in self.public:
             counts, count_ms = self.public["counts"], self.public["count_ms"]
-            ours = self._decayed(columns.counts, columns.count_ms, rows, clock_ms)
-            pending = ours - self._decayed(counts, count_ms, rows, clock_ms)
+            ours = self._decayed(columns.counts, columns.count_ms, every, clock_ms)
+            pending = ours - self._decayed(counts, count_ms, every, clock_ms)
             counts[rows], count_ms[rows] = other.counts[:n], other.count_ms[:n]
-            columns.counts[rows] = self._decayed(counts, count_ms, rows, clock_ms) + pending
-            columns.count_ms[rows] = clock_ms
+            counts[lacking], count_ms[lacking] = 0, 0
+            columns.counts[every] = self._decayed(counts, count_ms, every, clock_ms) + pending
+            columns.count_ms[every] = clock_ms
         self._told[rows] = True
+        self._told[lacking] = False  # whoever starts from that snapshot has no id for them
 
     def _choose(
         self,

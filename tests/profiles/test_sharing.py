@@ -218,3 +218,24 @@ def test_rows_are_found_by_hash() -> None:
     asked = np.concatenate([hashes[::3], np.array([5, 7], np.uint64)])
     found = rows_of_hashes(index.keys, index.values, asked)
     assert found.tolist() == [*range(0, 1_000, 3), -1, -1]
+
+
+def test_rows_that_another_base_lacks_begin_anew_and_keep_what_is_pending() -> None:
+    one, two = shared_table(), shared_table()
+    learn(one, "old")
+    give(one, two)
+    base = one.snapshot(full=True, public=True)
+    learn(one, "young", 0.5)
+    message = take(one)
+    assert message is not None
+    two.add_changes(message)
+    learn(two, "young", 0.25)
+    two.rebase(ItemTable.restore(CONFIG.shape, CONFIG, base.header, base.chunks))
+    assert by_id(two, "n_positive") == {"old": 1, "young": 1}  # its own only
+    two.add_changes(message)  # read again, as all that came behind the base
+    assert by_id(two, "n_positive") == {"old": 1, "young": 2}
+    give(two, one)
+    for column in ("vectors", "sums", "counts"):
+        for item_id in ("old", "young"):
+            mine, theirs = by_id(one, column)[item_id], by_id(two, column)[item_id]
+            assert mine == pytest.approx(theirs, abs=1e-3)
