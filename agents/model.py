@@ -116,6 +116,9 @@ class Stillness:
 class Exchange(Protocol):
     """What the table needs of `agents.exchange.deltas`."""
 
+    async def pause(self) -> None:
+        """Add nothing more until `replay`; nothing is being added when this returns."""
+
     async def replay(self, lineage: Lineage | None) -> None:
         """Add to the table of a snapshot what was sent since."""
 
@@ -128,8 +131,9 @@ class Model(Service):
 
     tainted: the table holds learning of a batch that was not committed. From then until
     `take_back` no reader sees it and no snapshot is made of it. unsettled: others' learning is
-    being added to another snapshot. base: version of the snapshot that the table and everyone's
-    deltas go back to. exchange: None: nobody tells us anything.
+    still to be added to another snapshot, with the same consequences; folding goes on. base:
+    version of the snapshot that the table and everyone's deltas go back to. exchange: None: nobody
+    tells us anything.
     """
 
     exchange: Exchange | None = None
@@ -185,7 +189,9 @@ class Model(Service):
 
     def note_commit(self, partition: int, next_offset: int) -> None:
         """A fold was committed: readers may see what it learned, soon."""
-        self.learned_to[partition] = self.own[partition] = next_offset
+        self.own[partition] = next_offset
+        if not self.unsettled:  # else learned on top of what is still being added
+            self.learned_to[partition] = next_offset
         self._committed.set()
 
     def note_covers(self, positions: Mapping[int, int]) -> None:
@@ -251,11 +257,12 @@ class Model(Service):
         """After a refused batch: go back to the last snapshot, unless somebody did already.
 
         positions: by partition, the next_offset of those that go on from where they are; what
-        they have learned since the snapshot is lost, and counted. Raises StoreAway: still tainted.
+        they have learned since the snapshot is lost, and counted. Raises StoreAway, BrokerAway:
+        still `tainted` or `unsettled`.
         """
         async with self.saving:
-            if self.tainted:
-                await self._go_back(positions)
+            if self.tainted or self.unsettled:
+                await self.restore(positions)
 
     async def catch_up(self, positions: Callable[[], Mapping[int, int]]) -> None:
         """On becoming the writer of snapshots: go on from the newest.
@@ -269,7 +276,7 @@ class Model(Service):
             if version == self._snapshot_version:
                 return
             if self.exchange is None:
-                await self._go_back(positions)
+                await self.restore(positions)
                 return
             if base != self.base:
                 await self._rebase()
@@ -289,7 +296,7 @@ class Model(Service):
     async def _rebase(self) -> None:
         assert self.exchange is not None
         if self.items.sharing is None:
-            await self.restore()
+            await self.restore(lambda: dict(self.own))
             return
         await self.exchange.drained()
         found = await self._store.read_item_snapshot()
@@ -297,40 +304,56 @@ class Model(Service):
             return
         other = await asyncio.to_thread(self._table_of, found)
         self.unsettled = True
+        await self.exchange.pause()  # what comes now would be added, and then be read again
         await self.run(lambda: self.items.rebase(other))
         self.note_covers(found.next_offsets)
+        self.base = found.lineage.base or ""
         await self.exchange.replay(found.lineage)
-        self.base, self.unsettled = found.lineage.base or "", False
+        self._settle()
         self._snapshot_version = None  # its rows are in another order
-        self._committed.set()
         logger.info("item table moved to a new base", base=self.base)
 
-    async def _go_back(self, positions: Callable[[], Mapping[int, int]]) -> None:
-        await self.restore()
-        for partition, next_offset in positions().items():
-            self.reconcile(partition, next_offset)
-
-    async def restore(self) -> None:
+    async def restore(self, positions: Callable[[], Mapping[int, int]] = dict) -> None:
         """Go back to the last snapshot and add what was sent since: at start; later by
-        `take_back`. Raises StoreAway, BrokerAway."""
+        `take_back`. Raises StoreAway, BrokerAway: still `tainted` or `unsettled`.
+
+        positions: as in `take_back`. Those partitions fold on meanwhile: what they learn from here
+        on is in the new table, and what they had learned before is lost.
+        """
         if self.exchange is not None and self.items.sharing is not None:
             await self.exchange.drained()
         found = await self._store.read_item_snapshot()
         table = await self.run(lambda: self._table_of(found))
         self.unsettled = True
+        if self.exchange is not None:
+            await self.exchange.pause()
         await self.run(lambda: self._replace(table))
-        self.own.clear()
+        self.tainted = False  # a batch that is refused from here on taints the new table
+        goes_on = dict(positions())
+        self.own = {p: next_offset for p, next_offset in self.own.items() if p in goes_on}
         self.learned_to = dict(found.next_offsets) if found else {}
         self._snapshot_version = found.version if found else None
         self.base = (found.lineage.base or "") if found else ""
         if self.exchange is not None:
             await self.exchange.replay(found.lineage if found else None)
-        async with self.viewing:
-            delta = await self.run(self._begin)
-            self.tainted = self.unsettled = False
-            self.view.reset()
-            self.publish(delta)
-        logger.info("item table restored", items=len(self.view), from_snapshot=found is not None)
+        still_ours = positions()
+        for partition, next_offset in goes_on.items():
+            if partition not in still_ours:
+                continue
+            learned_on_to = max(next_offset, self.own.get(partition, 0))
+            self.reconcile(partition, next_offset)
+            self.own[partition] = learned_on_to
+        self._settle()
+        async with self.stillness.still(QUIET_S) as quiet, self.viewing:
+            if quiet and not self.tainted:
+                self.publish(await self.run(self.items.take_delta))
+        logger.info("item table restored", items=len(self.items), from_snapshot=found is not None)
+
+    def _settle(self) -> None:
+        """Everything that was sent is in the table, and what we learned meanwhile."""
+        self.learned_to |= self.own
+        self.unsettled = False
+        self._committed.set()
 
     def _table_of(self, found: StoredSnapshot | None) -> ItemTable:
         if found is None:
@@ -338,11 +361,9 @@ class Model(Service):
         return ItemTable.restore(self.config.shape, self.config, found.header, found.chunks)
 
     def _replace(self, table: ItemTable) -> None:
+        """In the model thread. All of a snapshot is known to all: what is folded or added from
+        here on is kept apart from the first event on."""
         self.items = table
-
-    def _begin(self) -> ItemDelta:
-        """Everything in the table is known to all: what others are told begins here."""
-        delta = self.items.take_delta()
         if self.exchange is not None and self._folds:
-            self.share()
-        return delta
+            table.share()
+            self.covers = Covers({})

@@ -421,9 +421,10 @@ class ProfileUpdater(Service):
 
     async def _take_model_back(self, give_up: Callable[[], bool]) -> None:
         """Drop what the item table learned from batches that were not committed, if any."""
-        while self._parts.model.tainted and not give_up():
+        model = self._parts.model
+        while (model.tainted or model.unsettled) and not give_up():
             try:
-                await self._parts.model.take_back(self._positions)
+                await model.take_back(self._positions)
             except (StoreAway, BrokerAway) as away:
                 logger.warning("item table not reloaded yet", reason=str(away))
                 await asyncio.sleep(RETRY_S)

@@ -136,16 +136,28 @@ class DeltaExchange(Service):
 
     # Receiving ------------------------------------------------------------------------------
 
+    async def pause(self) -> None:
+        """Add nothing more until `replay`; nothing is being added when this returns.
+
+        Before the table is replaced: else a message is added to the new one, and then read again.
+        """
+        async with self._reading:
+            await self._stop_reading()
+
+    async def _stop_reading(self) -> None:
+        if self._replica is not None:
+            old, self._replica = self._replica, None
+            await old.stop()
+        self._inbox.clear()
+        await self._model.run(lambda: None)  # a job of before, which goes on when its caller ends
+
     async def replay(self, lineage: Lineage | None) -> None:
         """The table is that of a snapshot (None: empty): add what was sent since, then go on.
 
         Ours, too: whatever was sent is known to all. Raises BrokerAway: nothing more is read.
         """
         async with self._reading:
-            if self._replica is not None:
-                old, self._replica = self._replica, None
-                await old.stop()
-            self._inbox.clear()
+            await self._stop_reading()
             self._ledger.restart(lineage)
             start_at = {}
             if lineage is not None:
@@ -234,7 +246,9 @@ class DeltaExchange(Service):
             try:
                 found = await self._store.item_snapshot_base()
                 moved = found is not None and found[1] != self._model.base
-                if moved and not self._owns_snapshots():  # else we are about to write the next
+                # Unsettled: the broker went away while the table moved. The owner of the snapshots
+                # is about to write the next one, and its updater settles the table.
+                if (moved or self._model.unsettled) and not self._owns_snapshots():
                     await self._model.rebase()
             except (StoreAway, BrokerAway, SnapshotBroken) as away:
                 logger.warning("item snapshot not read", reason=str(away))

@@ -75,13 +75,14 @@ class SnapshotWriter(Service):
                 shared = model.items.sharing is not None
                 listened = share or (self.exchange is not None and self.exchange.n_listeners > 0)
                 as_all_know = shared and listened
-                positions = model.known_to_all() if as_all_know else dict(model.learned_to)
-                if positions == self._written_to and shared == listened:
+                if self._positions(as_all_know) == self._written_to and shared == listened:
                     return False
                 if not quiet:
                     logger.warning("item snapshot put off", reason="a commit waits for its store")
                     return False
                 snapshot, lineage = await model.run(lambda: self._take(as_all_know, listened))
+                # Only now: a message that was added right before is in the snapshot.
+                positions = self._positions(as_all_know)
             try:
                 version = await self._store.write_item_snapshot(
                     fold.claim,
@@ -107,6 +108,10 @@ class SnapshotWriter(Service):
         self._metrics.snapshots.inc()
         self._metrics.snapshot_time.set(self._now_ms() / 1_000)
         return True
+
+    def _positions(self, as_all_know: bool) -> dict[int, int]:
+        """By partition, how far the learning goes that a snapshot holds."""
+        return self._model.known_to_all() if as_all_know else dict(self._model.learned_to)
 
     def _take(self, as_all_know: bool, listened: bool) -> tuple[ItemSnapshot, Lineage]:
         """In the model thread, while nothing is between fold and commit."""
