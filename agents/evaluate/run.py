@@ -12,7 +12,7 @@ from agents.errors import UsageError
 from agents.evaluate.figures import Verdict, verdict
 from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import Ranker, Trials, asked, prequential
-from agents.evaluate.rivals.catalogue import ENTRIES, Entry, fits
+from agents.evaluate.rivals.catalogue import ENTRIES, Entry, left_out_because
 from agents.evaluate.stream import Stream
 from agents.evaluate.tuning import tune
 from profiles.interactions import Kinds
@@ -108,7 +108,7 @@ def evaluate(
     if ours:
         run(FoldRanker(config, kinds, seed), time.perf_counter())
     for entry in entries:
-        why = fits(entry, stream)
+        why = left_out_because(entry, stream)
         if why:
             left_out[entry.rival.name] = why
             continue

@@ -64,7 +64,7 @@ class BackOff(ItemKnn):
     """The facets are the category path, the brand, and the two together."""
 
     name = "item-kNN + category back-off"
-    learn_grid = ({"near": 0.5},)
+    learn_grid = ({"window": 5, "near": 0.5},)
     score_grid = tuple(
         {"decay": decay, "mu": mu, "floor": floor, "facets": facets}
         for decay in (0.5, 0.7)
@@ -94,8 +94,7 @@ class BackOff(ItemKnn):
             self._facets.append(_Facet(groups, moves, zeros, zeros.copy(), sizes))
 
     def scores(self, b: int, out: NDArray[np.float32]) -> None:
-        self.params.update(depth=5, power=0.0)
-        self.shrink = self.params["mu"]
+        self.params.update(depth=5, power=0.0, shrink=self.params["mu"])
         super().scores(b, out)
         user, p = self.stream.user[b], self.params
         for facet, share in zip(self._facets, p["facets"], strict=True):

@@ -82,16 +82,14 @@ class ItemKnn(Rival):
     """Decayed co-occurrence with the user's recent items, both directions."""
 
     name = "item-kNN"
-    learn_grid: Sequence[Params] = ({"near": 0.5}, {"near": 0.8})
+    learn_grid: Sequence[Params] = ({"window": 5, "near": 0.5}, {"window": 10, "near": 0.8})
     score_grid: Sequence[Params] = tuple(
-        {"depth": depth, "decay": decay, "power": power}
-        for depth in (3, 10)
-        for decay in (0.4, 0.6, 0.8)
-        for power in (0.0, 0.25, 0.5, 0.75)
+        {"depth": 10, "decay": decay, "power": power, "shrink": shrink}
+        for decay in (0.25, 0.4, 0.6, 0.8)
+        for power in (0.0, 0.1, 0.3)
+        for shrink in (5.0, 20.0)
     )
-    window = 5
-    back = 0.5
-    shrink = 5.0
+    back = 1.0
 
     def start(self) -> None:
         I = self.stream.n_items  # noqa: E741
@@ -107,14 +105,14 @@ class ItemKnn(Rival):
         p = self.params
         score_near(
             self.neighbour, self.weight, self.n, self.total, self.recent.rows[user],
-            self.recent.n[user], self.counts, p["depth"], p["decay"], p["power"], self.shrink, out,
+            self.recent.n[user], self.counts, p["depth"], p["decay"], p["power"], p["shrink"], out,
         )  # fmt: skip
 
     def take(self, b: int, user: int, item: int) -> None:
         if self.recent.rows[user, 0] != item:
             learn_near(
                 self.neighbour, self.weight, self.n, self.total, self.recent.rows[user],
-                self.recent.n[user], item, self.window, self.params["near"], self.back,
+                self.recent.n[user], item, self.params["window"], self.params["near"], self.back,
             )  # fmt: skip
             self.recent.push(user, item)
 
@@ -123,7 +121,6 @@ class Markov(ItemKnn):
     """What came next after the current item."""
 
     name = "last-item Markov"
-    learn_grid = ({"near": 1.0},)
-    score_grid = ({"depth": 1, "decay": 1.0, "power": 0.0},)
-    window = 1
+    learn_grid = ({"window": 1, "near": 1.0},)
+    score_grid = ({"depth": 1, "decay": 1.0, "power": 0.0, "shrink": 5.0},)
     back = 0.0
