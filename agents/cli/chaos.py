@@ -16,13 +16,10 @@ import typer
 from rich.table import Table
 
 from agents.chaos import results
-from agents.chaos.catalogue import SCENARIOS, chosen
 from agents.chaos.guarantees import write_table
-from agents.chaos.runner import run_scenario
 from agents.chaos.scenario import Outcome, Plan, Scenario
 from agents.cli.common import JsonOption, Output, run
 from agents.errors import AgentsError, UsageError
-from profiles.warmup import warmup
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
 
@@ -82,9 +79,11 @@ def register(app: typer.Typer) -> None:
         Each run starts a broker, a store and workers of its own. A seed that fails replays the
         same schedule.
         """
+        from agents.chaos import catalogue  # the whole worker: not for the help of other commands
+
         output = Output(as_json)
         if list_:
-            _show_list(output)
+            _show_list(catalogue.SCENARIOS, output)
             return
         if not scenarios and not write_table_:
             raise UsageError("name a scenario, or all; --list shows them")
@@ -93,10 +92,10 @@ def register(app: typer.Typer) -> None:
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # brokers die here all the time
         outcomes: list[Outcome] = []
         if scenarios:
-            orders = _orders(chosen(scenarios), seed, runs, minutes, share)
+            orders = _orders(catalogue.chosen(scenarios), seed, runs, minutes, share)
             outcomes = run(_run_all(orders, jobs, resume, output, keep=keep))
         if write_table_ and resume is not None:
-            write_table(PAGE, SCENARIOS, results.read([resume]))
+            write_table(PAGE, catalogue.SCENARIOS, results.read([resume]))
         output.result(outcomes)
         failed = [f"{o.scenario} (seed {o.seed})" for o in outcomes if not o.passed]
         if failed:
@@ -121,6 +120,8 @@ async def _run_all(
     orders: Sequence[Order], jobs: int, resume: Path | None, output: Output, *, keep: bool
 ) -> list[Outcome]:
     """Untimed runs `jobs` at a time, then the timed ones alone, one by one."""
+    from profiles.warmup import warmup
+
     commit = results.commit_of_sources()
     # Once, here: else every worker of the first run compiles for itself, and its times say that.
     await asyncio.to_thread(warmup)
@@ -179,6 +180,8 @@ async def _run_one(order: Order, commit: str, output: Output, *, keep: bool) -> 
                 soft_wrap=True,
             )
 
+    from agents.chaos.runner import run_scenario
+
     outcome = await run_scenario(order.scenario, order.plan, folder, commit, on_line, keep=keep)
     word = "[green]pass[/green]" if outcome.passed else "[red]FAIL[/red]"
     output.say(f"{word}  {order}  {outcome.took_s:.0f} s  " + _in_short(outcome))
@@ -196,11 +199,11 @@ def _in_short(outcome: Outcome) -> str:
     return ", ".join(f"{name} {f.value}{' ' + f.unit if f.unit else ''}" for name, f in figures)
 
 
-def _show_list(output: Output) -> None:
+def _show_list(scenarios: Sequence[Scenario], output: Output) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("scenario", "runs", "minutes", "what"):
         table.add_column(heading)
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         table.add_row(
             scenario.name,
             str(scenario.default_runs),
@@ -218,6 +221,6 @@ def _show_list(output: Output) -> None:
                 "minutes": scenario.default_minutes,
                 "timed": scenario.timed,
             }
-            for scenario in SCENARIOS
+            for scenario in scenarios
         ]
     )

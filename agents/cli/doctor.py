@@ -81,7 +81,7 @@ def _line(finding: Finding) -> str:
 
 
 async def _examine(settings: Settings, output: Output) -> list[Finding]:
-    from agents.doctor.examine import examine  # compiled kernels: only when they are needed
+    from agents.doctor.examine import examine  # clients of broker and store: only when needed
 
     with output.progress(counted=False) as progress:
         progress.add_task("looking at broker, store and machine")

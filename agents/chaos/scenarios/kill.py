@@ -124,6 +124,7 @@ class _Learning:
         self._ages: list[float] = []
         self._lost = 0
         self._n_kills = 0
+        self._stood: dict[int, int] = {}  # at the kill before: what it lost is not lost again
 
     async def look(self, watcher: Watcher, now: float) -> None:
         """Behind a kill at `now`: how far the checkpoints are ahead of the item snapshot."""
@@ -135,8 +136,10 @@ class _Learning:
         for partition, steps in watcher.steps.items():
             at = learned_to.get(partition, 0)
             self._expected += watcher.position(partition) - at
+            at = max(at, self._stood.get(partition, 0))
             beyond = next((step.at_s for step in steps if step.next_offset > at), now)
             age = max(age, now - beyond)
+            self._stood[partition] = watcher.position(partition)
         self._ages.append(age)
 
     async def compare(self, worker: WorkerProcess) -> None:

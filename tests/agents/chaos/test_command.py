@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from agents import __main__ as program
-from agents.chaos import catalogue
+from agents.chaos import catalogue, results
 from agents.chaos.bed import Bed
 from agents.chaos.scenario import Plan, Report, Scenario
-from agents.cli import chaos
 
 
 async def check_the_seed(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -31,8 +30,7 @@ def only_one_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scenario of the tests' own."""
     scenarios = (Scenario("even", "t", "p", 0.1, check_the_seed, default_runs=2, timed=False),)
     monkeypatch.setattr(catalogue, "SCENARIOS", scenarios)
-    monkeypatch.setattr(chaos, "SCENARIOS", scenarios)
-    monkeypatch.setattr(chaos.results, "commit_of_sources", lambda: "c1")
+    monkeypatch.setattr(results, "commit_of_sources", lambda: "c1")
 
 
 def test_runs_are_kept_and_skipped_and_a_failure_is_exit_code_1(
