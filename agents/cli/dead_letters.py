@@ -159,7 +159,9 @@ def register(app: typer.Typer) -> None:
         edits = Edits.parse(renamed or (), removed or (), set_to or (), rekey)
         output = Output(as_json)
         options = {"force": force, "again": again}
-        if not dry_run and not yes and sys.stdin.isatty() and not as_json:
+        if not dry_run and not yes:
+            if as_json or not sys.stdin.isatty():
+                raise UsageError("nobody to ask: add --yes, or --dry-run to see what would be sent")
             report = run(_replay(settings, selection, edits, output, dry_run=True, **options))
             _tell(report, output)
             typer.confirm(f"Send {report.accepted + report.forced} messages?", abort=True)

@@ -194,10 +194,10 @@ def _show(followed: Followed, output: Output, what: str) -> None:
 def _table(states: list[GenerationState]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("generation", "", "format", "behind", "gaps", "made", "settings", "workers"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "settings")
     for state in states:
         made = datetime.fromtimestamp(state.created_ms / 1_000, UTC)
-        shape = ", ".join(f"{k} {v}" for k, v in state.settings.items() if k != "kinds")
+        shape = ", ".join(f"{k} {v}" for k, v in state.settings.items() if k != "kinds" and v)
         lost = f", {state.lost} of them lost" if state.lost else ""
         table.add_row(
             state.name,

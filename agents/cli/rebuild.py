@@ -127,12 +127,14 @@ def _show_into(report: IntoReport, output: Output, promoting: bool) -> None:
     rate = report.n_folded / max(report.took_s, 1e-9)
     if not promoting:
         output.result({**msgspec.to_builtins(report, str_keys=True), "events_per_s": round(rate)})
-    shape = ", ".join(f"{key} {value}" for key, value in report.settings.items() if key != "kinds")
+    shape = ", ".join(
+        f"{key} {value}" for key, value in report.settings.items() if value and key != "kinds"
+    )
     output.say(
         f"{report.n_folded} events in {report.took_s:.1f} s ({rate:,.0f}/s)"
         f"{', gone on from before' if report.resumed else ''}; record format {report.record_format}"
     )
-    output.say(f"generation {report.generation}: {shape}")
+    output.say(f"generation {report.generation}: {shape}", wrap=False)
     for partition, gaps in report.gaps.items():
         output.say(f"  partition {partition}: accepted gaps {gaps}")
     if report.promoted:

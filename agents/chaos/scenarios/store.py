@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +17,7 @@ import redis
 from agents.chaos.bed import Bed, ServerHandle
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
+from agents.chaos.small_disk import small_disk
 from agents.chaos.verifier import positions_of, shape_of, verify
 from agents.chaos.watcher import Watcher
 from agents.chaos.worker_process import WorkerProcess, until
@@ -297,7 +297,7 @@ async def disk_full(bed: Bed, draw: random.Random, report: Report, plan: Plan) -
     """The disk of the append-only file fills up: a small tmpfs, so it wants root."""
     back = list[float]()
     await bed.store.terminate()
-    with _small_disk(bed.store.folder):
+    with small_disk(bed.store.folder, DISK_MB):
         try:
             await bed.store.start()
             await _fill_and_free(bed, draw, report, plan, back)
@@ -323,30 +323,6 @@ async def _fill_and_free(
             await _back(report, watcher, back)
         await load.stop()
         await verify(bed, report, watcher)
-
-
-@contextmanager
-def _small_disk(folder: Path) -> Iterator[None]:
-    """The folder's content on a tmpfs of its own. Raises PermissionError without the right."""
-    aside = folder.with_name(f"{folder.name}-aside")
-    folder.rename(aside)
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise PermissionError(
-            f"a small disk can't be made ({done.stderr.strip()}): run as root, or in "
-            "`unshare --map-root-user --mount`"
-        )
-    try:
-        shutil.copytree(aside, folder, dirs_exist_ok=True)
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=False)
 
 
 _SETTINGS: dict[str, Any] = {"store_timeout_s": 1.0}

@@ -107,6 +107,9 @@ def test_a_replay_says_what_it_would_do_then_does_it_once(
     mended = [*command, "--set", "ts=1750000000000"]
     assert run_command([*mended, "--dry-run"]) == Exit.DONE
     assert said(capsys)["accepted"] == 1
+    assert run_command(mended) == Exit.USAGE  # there is nobody to ask
+    assert "--yes" in capsys.readouterr().err
+    mended.append("--yes")
     assert run_command(mended) == Exit.DONE
     assert said(capsys)["sent"] == 1
     assert run_command(mended) == Exit.DONE
