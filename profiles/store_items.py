@@ -6,14 +6,15 @@ switched under the fence of partition 0; and a reader that meets a switch reads 
 
 The manifest is a hash in partition 0's slot: ``version``, ``header``, ``n_chunks``, ``chunks``
 (JSON: a list of [version, xxh3_64 in hex], by chunk number), ``next_offsets`` (JSON: partition to
-offset), ``lineage`` (JSON: what others' deltas it holds, see `Lineage`), and ``pending`` (JSON: keys just written or replaced; what the manifest
-does not name of them is removed with the next snapshot at the latest).
+offset), ``lineage`` (JSON: what others' deltas it holds, see `Lineage`), and ``pending`` (JSON:
+keys just written or replaced; what the manifest does not name of them is removed with the next
+snapshot at the latest).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -57,7 +58,7 @@ class StoredSnapshot:
     chunks: dict[int, bytes]
     next_offsets: dict[int, int]
     version: str
-    lineage: Lineage = Lineage()
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 @dataclass(frozen=True, slots=True)
