@@ -90,9 +90,11 @@ class Replica:
         try:
             begins = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions)
-        except (KafkaError, OSError) as error:
+        except BaseException as error:
             await stop_consumer(consumer)
-            raise BrokerAway(f"offsets of {self.topic}: {error}") from error
+            if isinstance(error, KafkaError | OSError):
+                raise BrokerAway(f"offsets of {self.topic}: {error}") from error
+            raise
         for tp, begin in begins.items():
             wanted = self._start_at.get(tp.partition, begin)
             if wanted == FROM_END:

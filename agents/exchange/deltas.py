@@ -103,6 +103,8 @@ class DeltaExchange(Service):
         self._newest: dict[str, int] = {}  # worker -> append time of its newest delta
         self._bases: set[str] = set()  # of messages, as far as they were looked into
         self._look = asyncio.Event()  # the store may have another base
+        self._lacking = False  # messages were passed over that the table will not get any more
+        self._lacking_at = ""  # version of the snapshot that was there then
         self._unsent: deque[bytes] = deque()
         self._allowance = 0.0  # bytes
         self._rounded_at = time.monotonic()
@@ -121,6 +123,9 @@ class DeltaExchange(Service):
                     await self._say(leaving=True)
             except (BrokerAway, TimeoutError) as away:
                 logger.warning("left without a word", reason=repr(away))
+
+    async def on_shutdown(self) -> None:
+        """When no task of ours is left that could begin to read once more."""
         if self._replica is not None:
             await self._replica.stop()
 
@@ -227,6 +232,7 @@ class DeltaExchange(Service):
         self._metrics.deltas_missed.inc(received.n_missed)
         if received.n_missed:
             logger.warning("deltas are missing", messages=received.n_missed)
+            self._lacking, self._lacking_at = True, ""
             self._look.set()
         unknown = received.bases - self._bases - {self._model.base}
         if unknown:
@@ -239,21 +245,40 @@ class DeltaExchange(Service):
 
     @Service.task
     async def _keep_base(self) -> None:
-        """Go back to the newest snapshot when it holds learning that was in no delta."""
+        """Go back to the newest snapshot when it holds learning that was in no delta, or in one
+        that we lack."""
         while not self.should_stop:
             await self.wait(self._look, timeout=self._config.snapshot_interval_s)
             self._look.clear()
             try:
                 found = await self._store.item_snapshot_base()
-                moved = found is not None and found[1] != self._model.base
-                # Unsettled: the broker went away while the table moved. The owner of the snapshots
-                # is about to write the next one, and its updater settles the table.
-                if (moved or self._model.unsettled) and not self._owns_snapshots():
-                    await self._model.rebase()
+                # The owner of the snapshots is about to write the next one, and its updater settles
+                # a table that is unsettled (the broker went away while it moved).
+                if self._wants(found) and not self._owns_snapshots():
+                    await self._rebase()
             except (StoreAway, BrokerAway, SnapshotBroken) as away:
                 logger.warning("item snapshot not read", reason=str(away))
                 await self.sleep(1.0)
                 self._look.set()
+
+    async def _rebase(self) -> None:
+        lacking, self._lacking = self._lacking, False  # the replay may find that more is missing
+        try:
+            await self._model.rebase()
+        except (StoreAway, BrokerAway, SnapshotBroken):
+            self._lacking = self._lacking or lacking
+            raise
+
+    def _wants(self, found: tuple[str, str] | None) -> bool:
+        """Whether to go to the snapshot in the store, given by version and base."""
+        if self._model.unsettled:
+            return True
+        if found is None:
+            return False
+        version, base = found
+        if self._lacking and not self._lacking_at:
+            self._lacking_at = version  # the next one holds what we lack, or is before it
+        return base != self._model.base or (self._lacking and version != self._lacking_at)
 
     # Sending --------------------------------------------------------------------------------
 

@@ -167,6 +167,34 @@ async def test_a_reader_whose_broker_is_away_while_the_base_changes_goes_on_late
         await until(lambda: "a" in reads.model.view.ids, "readers see it")
 
 
+async def test_a_message_that_one_never_got_comes_with_the_next_snapshot(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shop.pair() as (one, two):
+        await one.learn("known", 0.5, 0, 1)
+        await two.knows("known", 1)
+        assert await one.writer.write()
+
+        async def lose() -> bool:
+            one.exchange._unsent.clear()
+            return True
+
+        with monkeypatch.context() as lossy:
+            lossy.setattr(one.exchange, "_deliver", lose)
+            await one.learn("lost", 0.5, 0, 2)
+            assert await one.exchange.send(everything=True)
+        await two.learn("known", 0.25, 1, 1)
+        await one.learn("known", 0.5, 0, 3)
+        await two.knows("known", 3)
+        assert two.n_positive("lost") == -1
+        await until(lambda: two.exchange._lacking_at != "", "it has looked which snapshot is there")
+        assert await one.writer.write()
+        two.exchange._look.set()  # as every interval
+        await two.knows("lost", 1)
+        assert two.n_positive("known") == 3
+        await until(lambda: two.model.learned_to.get(0) == 3, "covered")
+
+
 async def test_a_kill_loses_what_neither_snapshot_nor_message_holds(shop: Shop) -> None:
     async with shop.process("listens", sends=False), shop.process("one") as one:
         await one.own(shop.store)
