@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 
 import typer
@@ -62,7 +63,18 @@ def build(command: str | None = None) -> typer.Typer:
     modules = [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values())
     for name in modules:
         importlib.import_module(f"agents.cli.{name}").register(app)
+    _reflow(app)
     return app
+
+
+def _reflow(app: typer.Typer) -> None:
+    """Let the help fill its lines: Typer keeps the line ends of a docstring's later paragraphs."""
+    for command in app.registered_commands:
+        text = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _reflow(group.typer_instance)
 
 
 def main() -> None:
