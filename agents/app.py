@@ -33,6 +33,7 @@ from agents.settings import Settings
 from agents.store_access import fingerprint_of, fold_config_of, store_of
 from agents.sweeper import Sweeper
 from agents.translate import Translator
+from agents.trials import LiveTrials, TrialLog
 from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
 from profiles.store import ProfileStore
 from profiles.view import ItemView
@@ -196,6 +197,10 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             now_ms=wall_clock_ms,
             record_format=record_format,
         )
+        if settings.trials_sampling:
+            trial_log = TrialLog(producer)
+            parts.trials = (LiveTrials(settings.trials_sampling), trial_log)
+            services.append(trial_log)  # before the updater: it stops after it, and sends the rest
         consumer = ConsumerConfig(
             bootstrap=settings.kafka,
             topic=topics.events.name,

@@ -28,6 +28,7 @@ from agents.generations import RecordFormat
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.translate import Translator
+from agents.trials import LiveTrials, TrialLog
 from profiles.errors import DivergedError, ProfilesError, StoreAway
 from profiles.fold import FoldReport, fold_batch
 from profiles.interactions import MAX_KINDS, Kinds
@@ -40,6 +41,7 @@ from streams.batch import EventBatch, RawBatch, Reject
 from streams.codec import EventCodec, encode_change
 from streams.errors import BrokerAway
 from streams.events import ChangedUser, Event, ProfileChange
+from streams.trials import Trial
 
 logger = structlog.get_logger(__name__)
 
@@ -109,6 +111,7 @@ class _Folded:
     users: list[ChangedUser]
     kinds: NDArray[np.int64]  # (MAX_KINDS,) events by kind
     items: ItemTable  # that learned from them
+    trials: list[Trial]
 
 
 class PartitionFold:
@@ -129,10 +132,13 @@ class PartitionFold:
         limits: Limits,
         now_ms: Callable[[], int],
         record_format: RecordFormat,
+        trials: tuple[LiveTrials, TrialLog] | None = None,
         warm: PartitionFold | None = None,
         look_back: LookBack | None = None,
     ) -> None:
-        """warm: the fold of the same partition from before, if nobody else had it since.
+        """trials: looks at events before they are learned, and where that goes.
+
+        warm: the fold of the same partition from before, if nobody else had it since.
 
         look_back: reads what lies before in the log; without it a flood is judged by what comes.
         """
@@ -158,6 +164,7 @@ class PartitionFold:
         self._metrics = metrics
         self._limits = limits
         self._now_ms = now_ms
+        self._trials = trials
         self._watermark_ms = acquired.checkpoint.watermark_ms if acquired.checkpoint else 0
         self._gaps = acquired.checkpoint.gaps if acquired.checkpoint else ()
         self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
@@ -301,13 +308,12 @@ class PartitionFold:
             interactions = self._translator.translate(
                 self.partition, events, offsets, appended, self._profiles, model.items
             )
-            report = fold_batch(
-                self._profiles,
-                model.items,
-                interactions,
-                model.config,
-                self._watermark_ms,
-            )
+            ranked: list[Trial] = []
+            state = (self._profiles, model.items, interactions, model.config, self._watermark_ms)
+            if self._trials is None:
+                report = fold_batch(*state)
+            else:
+                report, ranked = self._trials[0].fold(*state)
             user_ids = self._profiles.user_ids(report.user_rows)
             packed = self._profiles.pack(report.user_rows)
             users = [
@@ -320,6 +326,7 @@ class PartitionFold:
                 users=users,
                 kinds=np.bincount(interactions.kind, minlength=MAX_KINDS),
                 items=model.items,
+                trials=ranked,
             )
 
         with our_fault(f"folding offsets {offsets[0]} to {offsets[-1]}"):
@@ -383,6 +390,8 @@ class PartitionFold:
         if folded is not None:
             self._announce(messages)
             self._count(folded)
+            if self._trials is not None:
+                self._trials[1].note(self.partition, folded.trials)
 
     def _count(self, folded: _Folded) -> None:
         self.n_events += folded.report.n_folded

@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     popularity_half_life_s: float = Field(86_400.0, gt=0, description="of an item's count")
     profile_retention_s: float = Field(0.0, ge=0, description="0: profiles are kept for ever")
     sweep_keys_per_s: int = Field(2_000, ge=0, le=1_000_000, description="0: never sweeps")
+    trials_sampling: float = Field(
+        0.0, ge=0, le=1, description="share of events ranked before they are learned; 0: none"
+    )
     kinds: tuple[KindSetting, ...] = Field((), description="the shop's own interactions")
 
     # Recommendations

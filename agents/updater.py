@@ -31,6 +31,7 @@ from agents.partition_fold import (
     PartitionFold,
 )
 from agents.translate import Translator
+from agents.trials import LiveTrials, TrialLog
 from profiles.errors import Fenced, RecordCorrupt, RecordTooNew, StoreAway, StoreWentBack
 from profiles.interactions import Kinds
 from profiles.store import Acquired, LogPosition, ProfileStore
@@ -87,6 +88,7 @@ class Parts:
     limits: Limits
     now_ms: Callable[[], int]
     record_format: RecordFormat
+    trials: tuple[LiveTrials, TrialLog] | None = None
 
     def fold_of(
         self,
@@ -109,6 +111,7 @@ class Parts:
             limits=self.limits,
             now_ms=self.now_ms,
             record_format=self.record_format,
+            trials=self.trials,
             warm=warm,
             look_back=look_back,
         )

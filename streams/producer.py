@@ -166,6 +166,10 @@ class Producer:
         """Tell other processes what was learned; value: of `streams.item_deltas.encode_deltas`."""
         return await self._send(self.topics.item_deltas.name, value, sender.encode())
 
+    async def send_trials(self, partition: int, value: bytes) -> RecordMetadata:
+        """Tell what events of a partition ranked at; value: of `streams.trials.encode_trials`."""
+        return await self._send(self.topics.trials.name, value, b"%d" % partition)
+
     async def send_dead_letters(
         self, rejects: Sequence[Reject], source_topic: str, max_bytes: int = MAX_VALUE_BYTES
     ) -> None:

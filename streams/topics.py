@@ -121,6 +121,8 @@ class TopicSet:
             retention_ms=30 * DAY_MS,
             max_message_bytes=2 * MAX_MESSAGE_BYTES,
         )
+        # Four: read whole by whoever evaluates; the key keeps a partition's trials in order.
+        self.trials = topic("trials", "partition", partitions=4, retention_ms=7 * DAY_MS)
         # What `dead-letters replay` has sent, kept longer than any letter it speaks of. Not one of
         # `all`: no worker knows it, the command makes it.
         self.replays = topic("replays", "run", partitions=1, retention_ms=60 * DAY_MS)
@@ -136,6 +138,7 @@ class TopicSet:
             self.recommendations,
             self.item_deltas,
             self.dead_letters,
+            self.trials,
         ]
 
 

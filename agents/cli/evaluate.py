@@ -9,12 +9,14 @@ import typer
 from rich.table import Table
 
 from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
+from agents.errors import CheckFailed
 from agents.evaluate.figures import READINGS
 from agents.evaluate.fold_ranker import FoldRanker, measured_config
 from agents.evaluate.plot import write_plot
 from agents.evaluate.rivals.catalogue import ENTRIES
 from agents.evaluate.run import OURS, Evaluation, evaluate
 from agents.evaluate.stream import Stream, read_stream
+from agents.evaluate.through_kafka import Agreement, agree
 from agents.store_access import fold_config_of
 
 MODELS_HELP = f"Some of {OURS}, {', '.join(entry.key for entry in ENTRIES)}; default all."
@@ -46,6 +48,12 @@ def register(app: typer.Typer) -> None:
         plot: Annotated[
             Path | None, typer.Option(help="Write hit rate@20 by position in the stream, SVG.")
         ] = None,
+        through_kafka: Annotated[
+            bool,
+            typer.Option(
+                "--through-kafka", help="Rank in a real worker, on a broker and store of its own."
+            ),
+        ] = False,
         config: ConfigOption = None,
         as_json: JsonOption = False,
     ) -> None:
@@ -66,9 +74,21 @@ def register(app: typer.Typer) -> None:
             stream = read_stream(
                 data, mapping, limit, kinds, lambda done, n: on_progress("reading", done, n)
             )
+            fold = measured_config(fold_config_of(settings), negatives)
+            if through_kafka:
+                agreement = agree(stream, fold, kinds, on_progress)
+                progress.stop()
+                output.result(agreement)
+                show_agreement(output, agreement)
+                if agreement.n_different:
+                    raise CheckFailed(
+                        f"{agreement.n_different:,} of {agreement.n:,} ranks differ from the same"
+                        " model without a broker"
+                    )
+                return
             run = evaluate(
                 stream,
-                measured_config(fold_config_of(settings), negatives),
+                fold,
                 kinds=kinds,
                 models=models.split(",") if models else None,
                 seed=seed,
@@ -80,6 +100,20 @@ def register(app: typer.Typer) -> None:
         output.result(run.evaluation)
         if not as_json:
             show(output, stream, run.evaluation)
+
+
+def show_agreement(output: Output, agreement: Agreement) -> None:
+    """What came through the broker, for people."""
+    table = Table(title=f"{agreement.n:,} events ranked by a worker", box=None)
+    for column in ("", "HR@10", "HR@20", "MRR@20", "NDCG@10"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, f in agreement.figures.items():
+        table.add_row(name, *(f"{x:.3f}" for x in (f.hr10, f.hr20, f.mrr20, f.ndcg10)))
+    output.show(table)
+    output.say(
+        f"ranks equal to those without a broker: {agreement.n - agreement.n_different:,} of"
+        f" {agreement.n:,}"
+    )
 
 
 def show(output: Output, stream: Stream, evaluation: Evaluation) -> None:

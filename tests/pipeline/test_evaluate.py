@@ -1,0 +1,26 @@
+"""`evaluate --through-kafka`: a real worker ranks as the same model does without a broker."""
+
+import msgspec
+import pytest
+
+from agents.evaluate.stream import Stream, stream_of
+from agents.evaluate.through_kafka import agree
+from agents.simulate.shop import Shop, ShopConfig
+from profiles.shape import FoldConfig, ModelShape
+from streams.events import event_union
+
+
+def small_shop(n: int) -> Stream:
+    """Searches, clicks, carts, purchases, returns and reviews of a small shop."""
+    decode = msgspec.json.Decoder(event_union()).decode
+    shop = Shop(ShopConfig(n_users=40, n_items=200))
+    events = [decode(value) for chunk in shop.stream(n) for value in chunk.values]
+    return stream_of("shop", events)
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_ranks_every_event_as_offline() -> None:
+    config = FoldConfig(shape=ModelShape(n_factors=16), n_recent=4, n_uniform=4)
+    agreement = agree(small_shop(900), config)
+    assert agreement.n > 300
+    assert agreement.n_different == 0, agreement.first_different
