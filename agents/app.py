@@ -17,6 +17,7 @@ from mode import Service
 
 from agents.catalogue import Catalogue
 from agents.errors import SettingsError
+from agents.evaluator import Evaluator
 from agents.exchange.deltas import DeltaExchange, ExchangeConfig
 from agents.exchange.handover import HandOver
 from agents.exchange.snapshots import SnapshotWriter
@@ -142,6 +143,7 @@ class Worker:
     scorer: ScoringService | None = None
     answerer: RequestAnswerer | None = None
     http: HttpServer | None = None
+    evaluator: Evaluator | None = None
     services: list[Service] = field(default_factory=list)
 
 
@@ -288,6 +290,17 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         app.agent(requests, name="scorer")(worker.answerer.run)
         services.append(worker.scorer)
+    # Without trials of its own there is nothing to read, unless somebody wants it to read others'.
+    if "evaluator" in roles and (settings.trials_sampling or "updater" not in roles):
+        worker.evaluator = Evaluator(
+            settings.kafka,
+            topics.trials.name,
+            producer,
+            metrics,
+            settings.trials_window,
+            wall_clock_ms,
+        )
+        services.append(worker.evaluator)
     services.append(worker.readiness)
     worker.services = services
     for service in services:

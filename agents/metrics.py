@@ -11,9 +11,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+if TYPE_CHECKING:
+    from agents.windows import Window
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
@@ -214,6 +218,24 @@ class Metrics:
         self.scorer_waiting = Gauge(
             "foldstream_scorer_waiting", "Users whose list is to be made.", registry=r
         )
+        self.trials = Counter(
+            "foldstream_trials", "Events ranked before they were learned, read.", registry=r
+        )
+        self.trial_breaks = Counter(
+            "foldstream_trial_breaks", "Times a hit rate broke, by model.", ["model"], registry=r
+        )
+        self.trial_hit_rate = Gauge(
+            "foldstream_trial_hit_rate", "HR@20 of the window.", ["model", "slice"], registry=r
+        )
+        self.trial_mrr = Gauge(
+            "foldstream_trial_mrr", "MRR@20 of the window.", ["model", "slice"], registry=r
+        )
+        self.trial_ndcg = Gauge(
+            "foldstream_trial_ndcg", "NDCG@10 of the window.", ["model", "slice"], registry=r
+        )
+        self.trial_coverage = Gauge(
+            "foldstream_trial_coverage", "Share of items in a top 20 of the window.", registry=r
+        )
         # What a leak shows in; looked at when the page is read. Of the process also
         # `process_resident_memory_bytes`, `process_open_fds` and `process_cpu_seconds_total`.
         tasks = Gauge("foldstream_asyncio_tasks", "Tasks of the event loop.", registry=r)
@@ -228,6 +250,15 @@ class Metrics:
         """One pushed list: milliseconds from append to emission (never below zero)."""
         self.freshness_s.observe(max(freshness_ms, 0.0) / 1_000)
         self.recent_freshness_ms.add(max(freshness_ms, 0.0))
+
+    def observe_window(self, window: Window) -> None:
+        """The figures of live test-then-learn."""
+        self.trial_coverage.set(window.coverage)
+        for name, of_slice in {"all": window.models, **window.slices}.items():
+            for model, figures in of_slice.items():
+                self.trial_hit_rate.labels(model, name).set(figures.hr20)
+                self.trial_mrr.labels(model, name).set(figures.mrr20)
+                self.trial_ndcg.labels(model, name).set(figures.ndcg10)
 
     def forget_partition(self, partition: int) -> None:
         """It is another worker's now, and so is its lag."""

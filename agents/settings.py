@@ -35,8 +35,8 @@ CONFIG_FILE = "foldstream.toml"
 NOT_SETTINGS = {"DATA", "CACHE", "CONFIG", "NO_SKIP"}
 """Variables with our prefix that are read elsewhere: data sets, jar cache, the file, the tests."""
 
-Role = Literal["updater", "catalogue", "scorer", "dashboard"]
-ROLES: tuple[Role, ...] = ("updater", "catalogue", "scorer", "dashboard")
+Role = Literal["updater", "catalogue", "scorer", "dashboard", "evaluator"]
+ROLES: tuple[Role, ...] = ("updater", "catalogue", "scorer", "dashboard", "evaluator")
 
 
 class KindSetting(BaseModel, extra="forbid"):
@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     trials_sampling: float = Field(
         0.0, ge=0, le=1, description="share of events ranked before they are learned; 0: none"
     )
+    trials_window: int = Field(2_000, ge=100, le=1_000_000, description="trials of a figure")
     kinds: tuple[KindSetting, ...] = Field((), description="the shop's own interactions")
 
     # Recommendations

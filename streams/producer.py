@@ -170,6 +170,10 @@ class Producer:
         """Tell what events of a partition ranked at; value: of `streams.trials.encode_trials`."""
         return await self._send(self.topics.trials.name, value, b"%d" % partition)
 
+    async def send_metrics(self, value: bytes) -> RecordMetadata:
+        """Tell how good the lists are; value: a window of `agents.windows`, as JSON."""
+        return await self._send(self.topics.metrics.name, value, None)
+
     async def send_dead_letters(
         self, rejects: Sequence[Reject], source_topic: str, max_bytes: int = MAX_VALUE_BYTES
     ) -> None:

@@ -123,6 +123,7 @@ class TopicSet:
         )
         # Four: read whole by whoever evaluates; the key keeps a partition's trials in order.
         self.trials = topic("trials", "partition", partitions=4, retention_ms=7 * DAY_MS)
+        self.metrics = topic("metrics", "none", partitions=1, retention_ms=30 * DAY_MS)
         # What `dead-letters replay` has sent, kept longer than any letter it speaks of. Not one of
         # `all`: no worker knows it, the command makes it.
         self.replays = topic("replays", "run", partitions=1, retention_ms=60 * DAY_MS)
@@ -139,6 +140,7 @@ class TopicSet:
             self.item_deltas,
             self.dead_letters,
             self.trials,
+            self.metrics,
         ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nicegui import ui
 
 from agents.dashboard.markup import Html, badge, chart, h, join, millis, number, table, tag
+from agents.dashboard.quality import quality_table
 from agents.dashboard.state import (
     HISTORY,
     AgentState,
@@ -41,6 +42,9 @@ class OverviewPage:
         with ui.element("section").classes("card"):
             ui.html(_title("Partitions"), sanitize=False)
             self._partitions = _block("wide")
+        with ui.element("section").classes("card"):
+            ui.html(_title("Quality", "events ranked before they are learned"), sanitize=False)
+            self._quality = _block("wide")
 
     def show(self, state: DashboardState) -> None:
         """Fill in a state; what has not changed is not sent."""
@@ -51,6 +55,7 @@ class OverviewPage:
         )
         self._agents.set_content(agents_table(state.agents))
         self._partitions.set_content(partitions_table(state.partitions))
+        self._quality.set_content(quality_table(state.quality))
 
 
 def _block(classes: str = "") -> ui.html:

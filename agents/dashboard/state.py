@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
+from agents.windows import Window
+
 if TYPE_CHECKING:
     from agents.app import Worker
     from agents.http.health import Cause
@@ -85,7 +87,7 @@ class DashboardState:
     """Everything the overview shows. rates, freshness: oldest first, a value each `SAMPLE_S`.
 
     freshness holds the median of the lists of the last seconds, None where there were none.
-    causes: why the worker is not ready; empty when it is.
+    quality: of the newest trials. causes: why the worker is not ready; empty when it is.
     """
 
     instance: str
@@ -97,6 +99,7 @@ class DashboardState:
     partitions: tuple[PartitionState, ...] = ()
     rates: tuple[float, ...] = ()
     freshness: tuple[float | None, ...] = ()
+    quality: Window | None = None
 
 
 @dataclass(slots=True)
@@ -158,6 +161,7 @@ class StateTaker:
             partitions=tuple(partitions),
             rates=tuple(self._rates),
             freshness=tuple(self._freshness),
+            quality=worker.evaluator.latest if worker.evaluator is not None else None,
         )
 
 

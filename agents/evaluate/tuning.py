@@ -20,7 +20,8 @@ def tune(
 ) -> Params:
     """The point of the grids with the best HR@20 + MRR@20 on the first half of the stream.
 
-    Points that learn alike are scored side by side in one pass.
+    Where there is a catalogue, that reading counts as much as `all`. Points that learn alike are
+    scored side by side in one pass.
     """
     sample = make()
     points = [{**learn, **score} for learn in sample.learn_grid for score in sample.score_grid]
@@ -33,6 +34,7 @@ def tune(
     if len(events) > MOST_TRIALS:
         events = events[np.linspace(0, len(events) - 1, MOST_TRIALS).astype(int)]
     wanted = set(events.tolist())
+    catalogue = bool(stream.items)
     results: list[tuple[float, Params]] = []
     ranks, top = np.zeros(3), np.zeros(TOP, np.int32)
     out = np.zeros(stream.n_items, np.float32)
@@ -45,11 +47,13 @@ def tune(
             if b in wanted:
                 for place, scored in enumerate(rival.score_grid):
                     rival.configure(scored)
-                    n = int(half.n_seen[b])
+                    n_seen = int(half.n_seen[b])
+                    n = stream.n_items if catalogue else n_seen
                     rival.scores(b, out[:n])
-                    judge(out[:n], n, half.item[b], half.current[b], half.had(b), ranks, top)
-                    if ranks[0] <= TOP:
-                        sums[place] += 1 + 1 / ranks[0]
+                    judge(out[:n], n_seen, half.item[b], half.current[b], half.had(b), ranks, top)
+                    for rank in ranks[[0, 2]] if catalogue else ranks[:1]:
+                        if rank <= TOP:
+                            sums[place] += 1 + 1 / rank
             rival.learn(b)
             if b % 500 == 0:
                 on_event((number * len(half) + b) // len(sample.learn_grid))

@@ -69,7 +69,7 @@ class BackOff(ItemKnn):
         {"decay": decay, "mu": mu, "floor": floor, "facets": facets}
         for decay in (0.5, 0.7)
         for mu in (3.0, 20.0)
-        for floor in (0.1, 1.0)
+        for floor in (0.3, 1.0, 3.0)
         for facets in ((1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.2, 0.2, 0.6))
     )
 

@@ -98,7 +98,7 @@ class RefittedALS(Refitted):
     def arguments(self, params: Params) -> dict[str, Any]:
         return {
             "factors": 64, "regularization": 0.05, "alpha": params["alpha"], "iterations": 10,
-            "random_state": self.seed, "calculate_training_loss": False,
+            "random_state": self.seed, "calculate_training_loss": False, "num_threads": 1,
         }  # fmt: skip
 
     def values(self, user: int, had: dict[int, int]) -> NDArray[np.float32] | None:
