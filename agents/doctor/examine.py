@@ -9,6 +9,8 @@ import asyncio
 
 from agents.doctor import broker, log, machine, store
 from agents.doctor.finding import Bench, Check, Finding, Need
+from agents.errors import AgentsError
+from agents.generations import read_settings
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.errors import ProfilesError
@@ -53,6 +55,8 @@ async def examine(settings: Settings, check_s: float = CHECK_S) -> list[Finding]
         there = {
             need for need, ok in (("broker", reached[0]), ("store", reached[1])) if ok.level == "ok"
         }
+        if "store" in there:
+            bench = await _of_live_generation(bench, check_s)
         able = [check for check in CHECKS if check.needs <= there]
         found = await asyncio.gather(*(_look(check, bench, check_s) for check in able))
     finally:
@@ -63,6 +67,21 @@ async def examine(settings: Settings, check_s: float = CHECK_S) -> list[Finding]
 def away(findings: list[Finding]) -> list[Finding]:
     """The neighbours that could not be reached."""
     return [one for one in findings if one.check == REACH and one.level == "error"]
+
+
+async def _of_live_generation(bench: Bench, check_s: float) -> Bench:
+    """The bench with the settings that workers follow: after a promotion the configuration may
+    still name the one before. Where they can't be read, as it was: the check `meta` says why.
+    """
+    try:
+        async with asyncio.timeout(check_s):
+            settings = await read_settings(bench.settings, bench.store)
+            store = store_of(settings)
+            await store.start()
+    except (TimeoutError, AgentsError, ProfilesError):
+        return bench
+    await bench.store.close()
+    return Bench(settings, bench.topics, store)
 
 
 async def _reach_broker(bench: Bench, check_s: float) -> Finding:

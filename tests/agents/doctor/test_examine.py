@@ -36,6 +36,17 @@ async def test_a_new_installation_has_nothing_that_must_be_mended(settings: Sett
     assert warned <= {"appendonly is off", "nobody is in it"}
 
 
+async def test_where_no_generation_is_named_the_live_one_is_looked_at(settings: Settings) -> None:
+    await prepare(settings)
+    values = settings.model_dump(exclude_unset=True)
+    del values["generation"]
+    values["n_factors"] = settings.n_factors + 1  # of no generation: the live one's is in force
+    findings = await examine(Settings.model_validate(values))
+    (meta,) = [finding for finding in findings if finding.check == "meta"]
+    assert (meta.level, f"generation {settings.generation}," in meta.finding) == ("ok", True)
+    assert [finding for finding in findings if finding.level == "error"] == []
+
+
 async def test_a_neighbour_that_is_away_leaves_the_other_checks(settings: Settings) -> None:
     with listen("127.0.0.1", 0) as bound:
         port = int(bound.getsockname()[1])

@@ -126,3 +126,15 @@ async def test_clocks_that_differ_are_found_by_what_they_stamped(bench: Bench) -
     await delivery.stop()
     (skewed,) = bad(await checks.broker_clock(bench))
     assert "behind the workers'" in skewed.finding
+
+
+async def test_an_announcement_said_again_is_no_clock_that_differs(bench: Bench) -> None:
+    topic = bench.topics.profile_changes.name
+    delivery = Delivery(bench.settings.kafka, bench.topics.all(), "again", None)
+    await delivery.start()
+    for age_ms in (0, 60_000, 60_000):  # what was in the outboxes of a worker that starts again
+        folded_ms = time.time_ns() // 1_000_000 - age_ms
+        one = ProfileChange(partition=0, next_offset=1, folded_ms=folded_ms, users=[])
+        await delivery.deliver([OutMessage(topic, encode(one), b"0", (), 0)])
+    await delivery.stop()
+    assert bad(await checks.broker_clock(bench)) == []
