@@ -18,6 +18,9 @@ from agents.store_access import store_of
 RATE_PER_S = 1_000.0
 FROZEN_S = 3 * SESSION_MS / 1_000
 BACK_S = 15.0
+REFUSED = "fenced "
+"""In the log of a worker for each commit that the store refused; also of one that ended since."""
+
 PLACES = ("commit due", "acquired", "anywhere")
 
 
@@ -46,11 +49,13 @@ async def zombie(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> N
                 frozen.resume()
                 resumed_s = time.monotonic()
                 await _comes_back(bed, frozen, heir, resumed_s, report)
-                if frozen.alive() and place == "commit due":
+                if place == "commit due":
+                    refused = frozen.log.read_text(errors="replace").count(REFUSED)
+                    report.figure("commits refused", refused)
                     report.check(
-                        await frozen.metric("foldstream_commits_fenced_total") > 0,
-                        "the commit that it was about to send is refused",
-                    )
+                        refused > 0, "the commit that it was about to send is refused",
+                        frozen.log_tail()[-300:],
+                    )  # fmt: skip
                 await asyncio.sleep(2.0 + draw.random())  # both fold side by side
                 await load.stop()
                 await verify(bed, report, watcher)
