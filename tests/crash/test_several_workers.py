@@ -211,7 +211,7 @@ async def test_a_process_killed_at_any_moment_takes_little_with_it(
             return seen[-1][1] > 3_000
 
         await until(far, "the other process has folded")
-        await asyncio.to_thread(two.kill)
+        await two.kill()
         await far()
         killed_at, folded = seen[-1]
         await putting
