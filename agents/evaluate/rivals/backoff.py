@@ -68,8 +68,8 @@ class BackOff(ItemKnn):
     score_grid = tuple(
         {"decay": decay, "mu": mu, "floor": floor, "facets": facets}
         for decay in (0.5, 0.7)
-        for mu in (3.0, 20.0)
-        for floor in (0.3, 1.0, 3.0)
+        for mu in (3.0, 20.0, 60.0)
+        for floor in (1.0, 3.0, 10.0)
         for facets in ((1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.2, 0.2, 0.6))
     )
 
