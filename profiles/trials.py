@@ -51,7 +51,8 @@ class TableView(ItemView):
             table.clock_ms,
             table.config.popularity_half_life_s,
         )
-        counts = np.pad(counts, (0, self._n - n))
+        if n < self._n:
+            counts = np.pad(counts, (0, self._n - n))
         return np.log(counts + COUNT_FLOOR).astype(np.float32)
 
     @property
