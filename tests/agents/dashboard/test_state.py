@@ -27,6 +27,7 @@ def worker_with(*, with_updater: bool = True) -> Any:
         metrics=Metrics(),
         readiness=SimpleNamespace(reached=reached),
         catalogue=None,
+        evaluator=None,
         view=["item"] * 9,
         updater=updater if with_updater else None,
         scorer=SimpleNamespace(n_waiting=3),
