@@ -47,6 +47,7 @@ def lonely_worker(data_dir: Path, port: int = 0, **changes: Any) -> Any:
         readiness=SimpleNamespace(reached=reached),
         catalogue=None,
         view=None,
+        evaluator=None,
         updater=None,
         scorer=None,
         snapshots=None,
