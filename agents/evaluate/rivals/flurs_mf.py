@@ -19,13 +19,14 @@ class FlursMF(Rival):
     name = "FluRS MF"
     library = f"FluRS MFRecommender, {FACTORS} factors"
     recommender = "MFRecommender"
-    learn_grid: Any = ({"rate": 0.003}, {"rate": 0.03})
+    l2 = 0.01
+    learn_grid: Any = ({"rate": 0.03}, {"rate": 0.1}, {"rate": 0.3})
 
     def start(self) -> None:
         np.random.seed(self.seed)  # FluRS draws from numpy's global generator
         self._of = importlib.import_module("flurs.data.entity")
         made = getattr(importlib.import_module("flurs.recommender"), self.recommender)
-        self._model: Any = made(k=FACTORS, l2_reg=0.01, learn_rate=self.params["rate"])
+        self._model: Any = made(k=FACTORS, l2_reg=self.l2, learn_rate=self.params["rate"])
         self._model.initialize()
 
     def scores(self, b: int, out: NDArray[np.float32]) -> None:
@@ -61,7 +62,8 @@ class FlursBPR(FlursMF):
     name = "FluRS BPRMF"
     library = f"FluRS BPRMFRecommender, {FACTORS} factors"
     recommender = "BPRMFRecommender"
-    learn_grid: Any = ({"rate": 0.03},)
+    learn_grid: Any = ({"rate": 0.1}, {"rate": 0.3})
+    l2 = 0.0  # it adds the decay instead of taking it off
 
     def value(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
         return score

@@ -93,7 +93,7 @@ class RefittedALS(Refitted):
     name = "implicit ALS, refitted"
     library = "implicit AlternatingLeastSquares, 64 factors, 10 fits"
     module, model = "implicit.cpu.als", "AlternatingLeastSquares"
-    learn_grid = ({"alpha": 1.0}, {"alpha": 10.0})
+    learn_grid = ({"alpha": 3.0}, {"alpha": 10.0}, {"alpha": 30.0})
 
     def arguments(self, params: Params) -> dict[str, Any]:
         return {
