@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from river.drift import ADWIN
 
 from agents.evaluate.figures import Figures, figures
 from agents.evaluate.judge import TOP
@@ -62,6 +61,9 @@ class Windows:
     def __init__(self, size: int) -> None:
         self._trials: deque[Trial] = deque(maxlen=size)
         self._newest: dict[int, int] = {}  # by partition
+        # Only now: it brings scipy, and every worker would be back two seconds later after a kill.
+        from river.drift import ADWIN
+
         self._detectors = {name: ADWIN(delta=0.0001) for name in MODELS}
         self.breaks: deque[Break] = deque(maxlen=MOST_BREAKS)
 
