@@ -137,6 +137,7 @@ class _Learning:
             at = learned_to.get(partition, 0)
             self._expected += watcher.position(partition) - at
             at = max(at, self._stood.get(partition, 0))
+            self._lost += watcher.position(partition) - at
             beyond = next((step.at_s for step in steps if step.next_offset > at), now)
             age = max(age, now - beyond)
             self._stood[partition] = watcher.position(partition)
@@ -147,7 +148,6 @@ class _Learning:
         counted = await worker.metric("foldstream_model_events_lost_total")
         relearned = await worker.metric("foldstream_model_events_relearned_total")
         self._n_kills += 1
-        self._lost += int(counted)
         shared = self._settings.exchange_bytes_per_s > 0
         self._report.check(
             relearned == 0 and (counted <= self._expected if shared else counted == self._expected),
@@ -160,7 +160,7 @@ class _Learning:
     def report(self) -> None:
         """The bound over all kills."""
         oldest = max(self._ages)
-        self._report.figure("item learning lost", self._lost, "events")
+        self._report.figure("item learning behind the snapshot at a kill", self._lost, "events")
         self._report.figure("oldest item learning lost", round(oldest, 2), "s")
         self._report.check(
             oldest <= SNAPSHOT_S + SNAPSHOT_SLACK_S,
