@@ -161,7 +161,7 @@ async def test_a_reader_whose_broker_is_away_while_the_base_changes_goes_on_late
         with pytest.raises(BrokerAway):
             await reads.model.rebase()
         await one.learn("a", 0.5, 0, 2)
-        await until(lambda: one.exchange.n_listeners == 1, "the reader is heard")
+        await until(lambda: one.model.items.sharing is not None, "the reader is heard")
         assert await one.exchange.send(everything=True)
         reads.exchange._look.set()  # as every interval
         await reads.knows("a", 2)
