@@ -19,6 +19,7 @@ from streams.events import (
     Request,
     event_union,
 )
+from streams.trials import TrialBatch
 
 NOT_SAID: Final = (
     "Beyond what a schema can say: the value is UTF-8 throughout and JSON by RFC 8259 (no NaN, no "
@@ -31,6 +32,7 @@ NOT_SAID: Final = (
 def schemas(extra_kinds: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """The JSON Schema (draft 2020-12) of each topic's values, by the topic's name after the dot.
 
+    Not of dead letters (any bytes), item deltas (MessagePack) and metrics (`agents.windows`).
     extra_kinds: a shop's own kinds of interaction.
 
     >>> sorted(schemas())[:3]
@@ -43,9 +45,12 @@ def schemas(extra_kinds: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         "requests": Request,
         "profile-changes": ProfileChange,
         "recommendations": Recommendation,
+        "trials": TrialBatch,
     }
-    return {
-        suffix: {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": NOT_SAID}
-        | msgspec.json.schema(struct)
-        for suffix, struct in types.items()
-    }
+    return {suffix: schema_of(struct) for suffix, struct in types.items()}
+
+
+def schema_of(struct: Any) -> dict[str, Any]:
+    """The JSON Schema of a message's struct."""
+    words = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$comment": NOT_SAID}
+    return words | msgspec.json.schema(struct)

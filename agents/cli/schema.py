@@ -10,7 +10,7 @@ import typer
 
 from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
 from agents.errors import UsageError
-from streams.schemas import schemas
+from streams.schemas import schema_of, schemas
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
         """
         settings = settings_for(config).settings
         known = schemas([kind.name for kind in settings.kinds])
+        known["metrics"] = schema_of(_window())
         if topic is not None and topic not in known:
             raise UsageError(f"topic {topic!r}: no schema; there are {', '.join(known)}")
         chosen = known if topic is None else {topic: known[topic]}
@@ -53,3 +54,9 @@ def register(app: typer.Typer) -> None:
         output.result({"files": files})
         for name in files:
             output.say(name)
+
+
+def _window() -> type:
+    from agents.windows import Window  # here: its figures take a second to import
+
+    return Window
