@@ -124,9 +124,11 @@ async def test_a_commit_between_the_look_and_the_expiry_wins(url, connect, owner
     sweeper.before_exec = come_back
     steps = [s async for s in sweeper.round(lambda: {3}, RETENTION_MS, TTL_MS)]
     assert came_back.is_set()
-    assert sum(step.n_expired for step in steps) == 0
+    # The other one was in the EXEC that failed, too, unless the scan of a full store named it later
+    # (others use this store, too).
+    first = sum(step.n_expired for step in steps)
     assert await ttl_of(store, 3, "a3") == -1
-    assert await sweep(store, {3}) == 1  # the other one, the next time
+    assert first + await sweep(store, {3}) == 1
     assert await ttl_of(store, 3, "a3") == -1
     assert await ttl_of(store, 3, "b3") > 0
 

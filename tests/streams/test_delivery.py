@@ -221,7 +221,7 @@ async def test_a_broker_restart_amid_a_stream_loses_and_repeats_nothing(
     topics = TopicSet("shop", partitions=2)
     await ensure_topics(server.bootstrap, topics.all())
     topic = topics.events.name
-    async with Producer(server.bootstrap, topics) as producer:
+    async with Producer(server.bootstrap, topics, answer_s=WAIT_S) as producer:
         stopping = asyncio.Event()
 
         async def stream(partition: int) -> int:
