@@ -26,6 +26,7 @@ from streams.embedded.guard import process_runs, wait_gone
 
 COUNTER = """
 import struct, sys, time
+time.sleep(0.5)  # for the first look
 for n in range(1, 6):
     open(sys.argv[1], "wb").write(struct.pack("<q", n * 100))
     time.sleep(0.05)
