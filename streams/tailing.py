@@ -103,29 +103,34 @@ class TopicTail:
             )
         partitions = [TopicPartition(self._topic, number) for number in range(count)]
         self._consumer.assign(partitions)
-        if self._from_ms is not None:
-            await self._seek_to_time(partitions, self._from_ms)
-        elif self._from_beginning:
-            await self._consumer.seek_to_beginning(*partitions)
-        else:
-            await self._consumer.seek_to_end(*partitions)
         self._ends = await self._consumer.end_offsets(partitions)
+        begins = self._ends
+        if self._from_ms is not None:
+            begins = await self._offsets_at(partitions, self._from_ms)
+        elif self._from_beginning:
+            begins = await self._consumer.beginning_offsets(partitions)
+        # To an offset, never `seek_to_end` or `seek_to_beginning`: the reset of the assignment may
+        # still be under way, and its answer would then be taken for that of the other.
+        for partition, offset in begins.items():
+            self._consumer.seek(partition, offset)
 
     def _unreadable(self, error: KafkaError) -> StreamsError:
         if is_refusal(error.errno):
             return NotAllowed(f"topic {self._topic} can't be read: {error!r}; grant READ")
         return BrokerAway(f"topic {self._topic} can't be read: {error!r}")
 
-    async def _seek_to_time(self, partitions: list[TopicPartition], from_ms: int) -> None:
+    async def _offsets_at(
+        self, partitions: list[TopicPartition], from_ms: int
+    ) -> dict[TopicPartition, int]:
+        """Of the first message at or after a time; the end where none is that new."""
         try:
             found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, from_ms))
         except KafkaError as error:
             raise self._unreadable(error) from error
-        for partition in partitions:
-            if found.get(partition) is None:  # nothing that new
-                await self._consumer.seek_to_end(partition)
-            else:
-                self._consumer.seek(partition, found[partition].offset)
+        return {
+            partition: found[partition].offset if found.get(partition) else self._ends[partition]
+            for partition in partitions
+        }
 
     async def _is_before_the_end(self) -> bool:
         for partition, end in self._ends.items():

@@ -28,7 +28,7 @@ COUNTER = """
 import struct, sys, time
 time.sleep(0.5)  # for the first look
 for n in range(1, 6):
-    open(sys.argv[1], "wb").write(struct.pack("<q", n * 100))
+    open(sys.argv[1], "r+b").write(struct.pack("<q", n * 100))
     time.sleep(0.05)
 time.sleep(600)
 """
