@@ -25,8 +25,9 @@ from profiles.store_keys import Keys
 from streams.embedded.guard import process_runs, wait_gone
 
 COUNTER = """
-import struct, sys, time
-time.sleep(0.5)  # for the first look
+import os, struct, sys, time
+while not os.path.exists(sys.argv[2]):  # until the first look
+    time.sleep(0.01)
 for n in range(1, 6):
     open(sys.argv[1], "r+b").write(struct.pack("<q", n * 100))
     time.sleep(0.05)
@@ -36,9 +37,15 @@ time.sleep(600)
 
 def test_progress_is_followed_to_the_end_and_the_program_ended(tmp_path: Path):
     progress, seen = tmp_path / "progress", []
-    count = file_count(progress)
-    with running("counter", [sys.executable, "-c", COUNTER, str(progress)], tmp_path) as program:
-        samples = watch(program, count, 500, seen.append, {"system": program.pid})
+    count, looked_at = file_count(progress), tmp_path / "looked-at"
+    command = [sys.executable, "-c", COUNTER, str(progress), str(looked_at)]
+
+    def on_progress(n: int) -> None:
+        seen.append(n)
+        looked_at.touch()
+
+    with running("counter", command, tmp_path) as program:
+        samples = watch(program, count, 500, on_progress, {"system": program.pid})
         assert process_runs(program.pid)
     assert samples[-1].count == 500
     assert seen[0] == 0
