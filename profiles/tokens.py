@@ -1,0 +1,173 @@
+"""Vectors of tokens: words, categories, brands and price bands of items; words of queries.
+
+An item's effective vector is its own row and the mean of its tokens', so that an item nobody has
+had points somewhere from its entry in the catalogue alone: e = D + (2/n) sum X. A gradient on e
+goes to D with factor 1 and to each of the n tokens with 2/n. Words of a query move the user vector
+by (2/sqrt n) sum Q. One type serves both, in two tables.
+
+Size: (4 K + 29) bytes a token, 285 at K = 64, of `MOST_TOKENS` at most: 37 MB; some 10,000 words of
+an ordinary shop are 3 MB. Rows are local to this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.hashing import HashIndex
+from profiles.jit import Integer, Real, compiled
+from profiles.negatives import start_vectors
+
+MOST_TOKENS = 131_072
+"""A token beyond has no vector: its items are described by their other tokens."""
+
+TEXT_SHARE = 2.0
+"""What all tokens of an item weigh together against its own row."""
+
+TEXT_DEVIATION = 0.3
+"""Standard deviation of a text token's start vector; a query's word starts at zero."""
+
+DESCRIBED_DEVIATION = 0.05
+"""The same of an item's own row that has tokens: they say more than its id does."""
+
+TEXT_DRAWS = 4
+"""Draws of each sort that move tokens, for all of them. Without any the table collapses."""
+
+QUERY_RATE, QUERY_SUM_START = 0.2, 0.001
+"""AdaGrad of the words of queries: they start at zero, and most are seen seldom."""
+
+
+class Tokens(NamedTuple):
+    """What kernels work on (W rows, K factors). Replaced when the table grows."""
+
+    index_keys: NDArray[np.uint64]  # hash -> row, see `HashIndex`
+    index_values: NDArray[np.int32]
+    hash: NDArray[np.uint64]  # (W,)
+    vectors: NDArray[np.float32]  # (W, K)
+    sums: NDArray[np.float32]  # (W,) squared gradients so far, without the start value
+    changed: NDArray[np.uint8]  # (W,) bits as in `ItemColumns`
+    state: NDArray[np.int64]  # (1,) N_TOKENS
+
+
+N_TOKENS = 0
+"""Place in `Tokens.state`."""
+
+
+@compiled
+def n_tokens(text: NDArray[np.int32], item: Integer) -> Integer:
+    """How many tokens an item has. text: (I, T) rows of tokens, -1 after the last."""
+    n = 0
+    while n < text.shape[1] and text[item, n] >= 0:
+        n += 1
+    return n
+
+
+@compiled
+def read_item(
+    vectors: NDArray[np.float32], text: NDArray[np.int32], tokens: Tokens, item: Integer,
+    out: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """Write the item's effective vector into out: float32 (K,). vectors: (I, K), own rows."""
+    K = len(out)
+    X = tokens.vectors
+    for k in range(K):
+        out[k] = 0
+    n = n_tokens(text, item)
+    for number in range(n):
+        token = text[item, number]
+        for k in range(K):
+            out[k] += X[token, k]
+    share = np.float32(TEXT_SHARE) / np.float32(max(n, 1))
+    for k in range(K):
+        out[k] = vectors[item, k] + share * out[k]
+
+
+@compiled
+def token_step(
+    tokens: Tokens, token: Integer, factor: Real, towards: NDArray[np.float32], square: Real,
+    rate: Real, sum_start: Real,
+) -> None:  # fmt: skip
+    """One AdaGrad step of a token against factor * towards, whose square is factor^2 * square."""
+    K = len(towards)
+    X = tokens.vectors
+    g = np.float32(factor)
+    tokens.sums[token] += g * g * np.float32(square) / np.float32(K)
+    move = g * np.float32(rate) / np.sqrt(np.float32(sum_start) + tokens.sums[token])
+    for k in range(K):
+        X[token, k] -= move * towards[k]
+    tokens.changed[token] = 3
+
+
+@compiled
+def text_step(
+    tokens: Tokens, text: NDArray[np.int32], item: Integer, factor: Real,
+    towards: NDArray[np.float32], square: Real, rate: Real, sum_start: Real,
+) -> None:  # fmt: skip
+    """The tokens' part of a gradient factor * towards on the effective vector of an item."""
+    n = n_tokens(text, item)
+    share = np.float32(factor) * np.float32(TEXT_SHARE) / np.float32(max(n, 1))
+    for number in range(n):
+        token_step(tokens, text[item, number], share, towards, square, rate, sum_start)
+
+
+class TokenTable:
+    """The tokens of one item table; its columns are handed to kernels."""
+
+    def __init__(
+        self, n_factors: int, deviation: float, capacity: int = 256, most: int = MOST_TOKENS
+    ) -> None:
+        """deviation: of start vectors, which come from the hash."""
+        self._n_factors = n_factors
+        self._deviation = deviation
+        self._most = most
+        self._index = HashIndex(capacity)
+        self.columns = self._columns(capacity)
+
+    def __len__(self) -> int:
+        return int(self.columns.state[N_TOKENS])
+
+    def intern(self, hashes: Iterable[int]) -> list[int]:
+        """The rows of tokens, new ones with their start vectors; -1 where all rows are used."""
+        rows = []
+        for key in hashes:
+            row = self._index.get(key)
+            if row < 0 and len(self) < self._most:
+                row = self._add(key)
+            rows.append(row)
+        return rows
+
+    def _add(self, key: int) -> int:
+        row = len(self)
+        if row == len(self.columns.hash):
+            self._grow(min(2 * row, self._most))
+        new = np.array([key], np.uint64)
+        self._index.append(new)
+        self.columns = self.columns._replace(
+            index_keys=self._index.keys, index_values=self._index.values
+        )
+        self.columns.hash[row] = key
+        start_vectors(self.columns.vectors, new, row, self._deviation)
+        self.columns.changed[row] = 3
+        self.columns.state[N_TOKENS] = row + 1
+        return row
+
+    def _grow(self, capacity: int) -> None:
+        present, bigger = self.columns, self._columns(capacity)
+        n = len(self)
+        for name in ("hash", "vectors", "sums", "changed"):
+            getattr(bigger, name)[:n] = getattr(present, name)
+        self.columns = bigger._replace(state=present.state)
+
+    def _columns(self, capacity: int) -> Tokens:
+        return Tokens(
+            index_keys=self._index.keys,
+            index_values=self._index.values,
+            hash=np.zeros(capacity, np.uint64),
+            vectors=np.zeros((capacity, self._n_factors), np.float32),
+            sums=np.zeros(capacity, np.float32),
+            changed=np.zeros(capacity, np.uint8),
+            state=np.zeros(1, np.int64),
+        )
