@@ -15,6 +15,10 @@ from profiles.jit import Integer, compiled
 TOKEN_SEED = 1
 """Words are hashed in a space of their own: the query 'a' is not the item 'a'."""
 
+SHORT = 0xFFFFFFFF
+"""The bits of a short hash, as an own table keeps it. Of a million items about 116 pairs share one:
+each is then taken for the other, by the users who had one of them."""
+
 
 def item_hash(item_id: str) -> int:
     """xxh3_64 of the UTF-8 id; never 0, which means "no item".
@@ -30,6 +34,17 @@ def token_hash(token: str) -> int:
     return xxhash.xxh3_64_intdigest(token.encode(), seed=TOKEN_SEED) or 1
 
 
+def session_hash(session_id: str | None) -> int:
+    """The lower 32 bits of the xxh3_64 of the UTF-8 id; 0: no session, and no id has it.
+
+    >>> session_hash(None), session_hash("s1") == session_hash("s2")
+    (0, False)
+    """
+    if session_id is None:
+        return 0
+    return xxhash.xxh3_64_intdigest(session_id.encode()) & SHORT or 1
+
+
 @compiled
 def index_get(keys: NDArray[np.uint64], values: NDArray[np.int32], key: Integer) -> Integer:
     """The value under `key`, or -1. keys: uint64 (2^n,), 0 is a free place; values: int32."""
@@ -41,6 +56,23 @@ def index_get(keys: NDArray[np.uint64], values: NDArray[np.int32], key: Integer)
             return np.int64(values[place])
         if found == np.uint64(0):
             return np.int64(-1)
+        place = (place + np.uint64(1)) & mask
+
+
+@compiled
+def index_get_short(keys: NDArray[np.uint64], values: NDArray[np.int32], short: Integer) -> Integer:
+    """The value of a key whose lower 32 bits are `short`, or -1; of several the first on the way.
+
+    The place of a key follows from its lower bits alone, so nothing else needs an index.
+    """
+    mask = np.uint64(len(keys) - 1)
+    place = np.uint64(short) & mask
+    while True:
+        found = keys[place]
+        if found == np.uint64(0):
+            return np.int64(-1)
+        if (found & np.uint64(SHORT)) == np.uint64(short):
+            return np.int64(values[place])
         place = (place + np.uint64(1)) & mask
 
 

@@ -36,12 +36,15 @@ class Kind:
     positive: bool = True
 
 
+RETURN = 4
+"""Code of the one kind that takes something off the own table."""
+
 BUILTIN_KINDS: tuple[Kind, ...] = (
     Kind("click", 0),
     Kind("cart", 1),
     Kind("purchase", 2),
     Kind("review", 3),  # of 3 stars or more; a lower one is translated to `bad_review`
-    Kind("return", 4, positive=False),
+    Kind("return", RETURN, positive=False),
     Kind("bad_review", 5, positive=False),
     Kind("search", 6, positive=False),
 )
@@ -91,7 +94,9 @@ class Interactions:
     kind: uint8 (B,). weight: float32 (B,), in [0.001, 1]. positive: uint8 (B,), 0 or 1.
     time_ms: int64 (B,), event time, never after the append time: min(ts, append time).
     offset: int64 (B,), rising; it seeds the negatives together with `partition`.
-    token_start: int32 (B + 1,), tokens: uint64 (T,): the query's token hashes of each interaction.
+    token_start: int32 (B + 1,), tokens: uint64 (T,): token hashes of each interaction's query: a
+        search's, or the one that a positive interaction says has led to it.
+    session: uint32 (B,), hash of the session id, 0 without one; None: no interaction has one.
     """
 
     partition: int
@@ -105,6 +110,7 @@ class Interactions:
     offset: NDArray[np.int64]
     token_start: NDArray[np.int32]
     tokens: NDArray[np.uint64]
+    session: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.user_row)

@@ -1,8 +1,8 @@
 """The profile of one user: as people read it (`Profile`) and as columns (`ProfileColumns`).
 
-*Facts* (counts, times, history, pending query) are a pure function of the partition's prefix of the
-log. The *model part* (long-term vector and its sum, user vector, stamp) is also a function of the
-item table.
+*Facts* (counts, times, history, pending query, own table, sessions) are a pure function of the
+partition's prefix of the log. The *model part* (long-term vector and sum, user vector, stamp) is
+also a function of the item table.
 """
 
 from __future__ import annotations
@@ -28,13 +28,32 @@ class HistoryEntry:
 
 
 @dataclass(slots=True)
+class OwnEntry:
+    """One item that the user had. short_hash: the lower 32 bits of the item's hash.
+
+    times: how often, returns taken off, at most 255. number: of the user's positive events, 1 the
+    first, when last had; minute: since 1970, of the event time then.
+    """
+
+    short_hash: int
+    times: int
+    number: int
+    minute: int
+
+
+@dataclass(slots=True)
 class Profile:
     """Everything that is kept of one user; a fresh one has folded nothing.
 
     n_by_kind: kind code -> interactions folded. history: newest first. pending: token hashes of
-    the last query, until the next positive interaction. long_term: float32 (K,), or None while it
-    is zero; long_term_sum: squared gradients so far, without the start value. vector: float32
-    (K,), the folded user vector after the last event, or None while it is zero.
+    the last query, until the next positive interaction.
+    n_positive: positive events but for repeats of the newest item. n_sessions: of those, how many
+    began a session. session: hash of the session id of the newest one, 0: it had none.
+    session_from: number of the one that began the newest session. own: items had, newest first.
+    These stay zero in a generation without own tables (`ModelShape.own_items`).
+    long_term: float32 (K,), or None while it is zero; long_term_sum: squared gradients so far,
+    without the start value. vector: float32 (K,), the folded user vector after the last event, or
+    None while it is zero.
     stamp: positives that the item table had learned when `vector` was made.
     """
 
@@ -45,6 +64,11 @@ class Profile:
     history: list[HistoryEntry] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
     pending_ms: int = 0
+    n_positive: int = 0
+    n_sessions: int = 0
+    session: int = 0
+    session_from: int = 0
+    own: list[OwnEntry] = field(default_factory=list)
     long_term: NDArray[np.float32] | None = None
     long_term_sum: float = 0.0
     vector: NDArray[np.float32] | None = None
@@ -57,7 +81,7 @@ class Profile:
 
 
 class ProfileColumns(NamedTuple):
-    """The profiles of one table, a row each (U rows, H history, T tokens, K factors).
+    """The profiles of one table, a row each (U rows, H history, T tokens, N own items, K factors).
 
     A row of zeros with last_offset -1 is a fresh profile. Kernels take this tuple as it is.
     """
@@ -74,6 +98,15 @@ class ProfileColumns(NamedTuple):
     n_pending: NDArray[np.int32]  # (U,)
     pending_ms: NDArray[np.int64]  # (U,)
     pending: NDArray[np.uint64]  # (U, T)
+    n_positive: NDArray[np.uint32]  # (U,)
+    n_sessions: NDArray[np.uint32]  # (U,)
+    session: NDArray[np.uint32]  # (U,)
+    session_from: NDArray[np.uint32]  # (U,)
+    n_own: NDArray[np.int32]  # (U,)
+    own_hash: NDArray[np.uint32]  # (U, N), newest first
+    own_times: NDArray[np.uint8]  # (U, N)
+    own_number: NDArray[np.uint32]  # (U, N)
+    own_minute: NDArray[np.uint32]  # (U, N)
     long_term: NDArray[np.float32]  # (U, K)
     long_term_sum: NDArray[np.float32]  # (U,)
     vector: NDArray[np.float32]  # (U, K)

@@ -1,9 +1,10 @@
 """Profile <-> bytes, one at a time: for people, tests and digests; batches are `ProfileTable`'s.
 
-Owns the refusals and their words. The layouts, byte by byte: `record_v1` (format 1) and
-`record_v2` (format 2); the first byte of a record says which. What stays true: both formats are
-read, also mixed; the facts are the same bit for bit in both, and `facts_of` gives them in one
-canonical form, so digests and `rebuild --check` don't see the format. The model part is measured.
+Owns the refusals and their words. The layouts, byte by byte: `record_v1` (format 1), `record_v2`
+(2 and 3) and `record_own` (what 3 adds); the first byte of a record says which. What stays true:
+all formats are read, also mixed; the facts are the same bit for bit in each that has room, and
+`facts_of` gives them in one canonical form, so digests and `rebuild --check` don't see the format.
+The model part is measured.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from profiles.record_batch import canonical_facts, most_record_bytes, pack, unpa
 from profiles.record_bytes import CORRUPT, OK, OTHER_SHAPE, TOO_NEW, UNKNOWN_PART
 from profiles.record_columns import columns_for, profile_at, put_profile
 from profiles.record_v1 import HEAD_BYTES
-from profiles.shape import RECORD_FORMATS, RECORD_VERSION, ModelShape
+from profiles.shape import OWN_FORMAT, RECORD_FORMATS, RECORD_VERSION, ModelShape
 
-_WIDEST = ModelShape(n_factors=1, history=255, n_tokens=255)
+_WIDEST = ModelShape(n_factors=1, history=255, n_tokens=255, own_items=255)
 """Facts of any shape fit; their reading needs no factors."""
 
 
 def facts_of(record: bytes) -> bytes:
-    """The facts of a record in their canonical form, that of format 1.
+    """The facts of a record in their canonical form, that of format 1 and the own table in full.
 
     Raises RecordTooNew, RecordCorrupt.
     """
@@ -34,8 +35,8 @@ def facts_of(record: bytes) -> bytes:
         if len(record) < HEAD_BYTES + n_facts or len(record) < HEAD_BYTES:
             raise RecordCorrupt(f"a record of {len(record)} bytes is cut short")
         return record[HEAD_BYTES : HEAD_BYTES + n_facts]
-    if record[0] != 2:
-        raise refusal(TOO_NEW if record[0] > 2 else CORRUPT, "?", record)
+    if record[0] not in RECORD_FORMATS:
+        raise refusal(TOO_NEW if record[0] else CORRUPT, "?", record)
     out = np.empty(most_record_bytes(_WIDEST), np.uint8)
     code, n_bytes = canonical_facts(_array(record), columns_for(1, _WIDEST), out)
     if code != OK:
@@ -59,8 +60,8 @@ def refusal(code: int, user_id: str, record: bytes = b"") -> RecordTooNew | Reco
         )
     if code == OTHER_SHAPE:
         return RecordCorrupt(
-            f"profile {user_id!r}: made with another number of factors, history length or tokens;"
-            " set them back, or rebuild into a new generation"
+            f"profile {user_id!r}: made with another number of factors, history length, tokens or"
+            " own items; set them back, or rebuild into a new generation"
         )
     return RecordCorrupt(
         f"profile {user_id!r}: these bytes are not a record of foldstream; find out what wrote the"
@@ -68,11 +69,16 @@ def refusal(code: int, user_id: str, record: bytes = b"") -> RecordTooNew | Reco
     )
 
 
-def check_format(record_format: int) -> int:
-    """The format, when this worker can write it. Raises ValueError."""
+def check_format(record_format: int, shape: ModelShape) -> int:
+    """The format, when this worker can write profiles of `shape` in it. Raises ValueError."""
     if record_format not in RECORD_FORMATS:
         known = ", ".join(map(str, RECORD_FORMATS))
         raise ValueError(f"record format {record_format}: this worker writes {known}")
+    if shape.own_items and record_format < OWN_FORMAT:
+        raise ValueError(
+            f"record format {record_format} has no room for own tables (own_items is"
+            f" {shape.own_items}); {OWN_FORMAT} has"
+        )
     return record_format
 
 
@@ -84,7 +90,7 @@ def encode_profile(
     put_profile(columns, 0, profile)
     out = np.empty(most_record_bytes(shape), np.uint8)
     ends = np.zeros(2, np.int64)
-    pack(np.zeros(1, np.int32), columns, check_format(record_format), out, ends)
+    pack(np.zeros(1, np.int32), columns, check_format(record_format, shape), out, ends)
     return out[: ends[1]].tobytes()
 
 

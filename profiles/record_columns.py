@@ -9,7 +9,7 @@ import numpy as np
 
 from profiles.interactions import MAX_KINDS
 from profiles.jit import Integer, compiled
-from profiles.profile import NO_OFFSET, HistoryEntry, Profile, ProfileColumns
+from profiles.profile import NO_OFFSET, HistoryEntry, OwnEntry, Profile, ProfileColumns
 from profiles.shape import ModelShape
 
 
@@ -28,6 +28,15 @@ def columns_for(capacity: int, shape: ModelShape) -> ProfileColumns:
         n_pending=np.zeros(capacity, np.int32),
         pending_ms=np.zeros(capacity, np.int64),
         pending=np.zeros((capacity, shape.n_tokens), np.uint64),
+        n_positive=np.zeros(capacity, np.uint32),
+        n_sessions=np.zeros(capacity, np.uint32),
+        session=np.zeros(capacity, np.uint32),
+        session_from=np.zeros(capacity, np.uint32),
+        n_own=np.zeros(capacity, np.int32),
+        own_hash=np.zeros((capacity, shape.own_items), np.uint32),
+        own_times=np.zeros((capacity, shape.own_items), np.uint8),
+        own_number=np.zeros((capacity, shape.own_items), np.uint32),
+        own_minute=np.zeros((capacity, shape.own_items), np.uint32),
         long_term=np.zeros((capacity, shape.n_factors), np.float32),
         long_term_sum=np.zeros(capacity, np.float32),
         vector=np.zeros((capacity, shape.n_factors), np.float32),
@@ -45,6 +54,11 @@ def clear_row(columns: ProfileColumns, row: Integer) -> None:
     columns.n_history[row] = 0
     columns.n_pending[row] = 0
     columns.pending_ms[row] = 0
+    columns.n_positive[row] = 0
+    columns.n_sessions[row] = 0
+    columns.session[row] = 0
+    columns.session_from[row] = 0
+    columns.n_own[row] = 0
     columns.long_term[row, :] = 0
     columns.long_term_sum[row] = 0
     columns.vector[row, :] = 0
@@ -72,6 +86,19 @@ def profile_at(columns: ProfileColumns, row: int) -> Profile:
         ],
         pending=[int(token) for token in columns.pending[row, :n_pending]],
         pending_ms=int(columns.pending_ms[row]) if n_pending else 0,
+        n_positive=int(columns.n_positive[row]),
+        n_sessions=int(columns.n_sessions[row]),
+        session=int(columns.session[row]),
+        session_from=int(columns.session_from[row]),
+        own=[
+            OwnEntry(
+                int(columns.own_hash[row, a]),
+                int(columns.own_times[row, a]),
+                int(columns.own_number[row, a]),
+                int(columns.own_minute[row, a]),
+            )
+            for a in range(int(columns.n_own[row]))
+        ],
         long_term=columns.long_term[row].copy() if has_long_term else None,
         long_term_sum=float(columns.long_term_sum[row]),
         vector=columns.vector[row].copy() if columns.vector[row].any() else None,
@@ -82,6 +109,8 @@ def profile_at(columns: ProfileColumns, row: int) -> Profile:
 def put_profile(columns: ProfileColumns, row: int, profile: Profile) -> None:
     """A `Profile` into one cleared row. Raises ValueError when it does not fit."""
     n_history, n_pending = len(profile.history), len(profile.pending)
+    if len(profile.own) > columns.own_hash.shape[1]:
+        raise ValueError("the own table is longer than the shape allows")
     if n_history > columns.history_hash.shape[1] or n_pending > columns.pending.shape[1]:
         raise ValueError("history or pending tokens are longer than the shape allows")
     columns.first_ms[row] = profile.first_ms
@@ -98,6 +127,16 @@ def put_profile(columns: ProfileColumns, row: int, profile: Profile) -> None:
     columns.n_pending[row] = n_pending
     columns.pending[row, :n_pending] = profile.pending
     columns.pending_ms[row] = profile.pending_ms if n_pending else 0
+    columns.n_positive[row] = profile.n_positive
+    columns.n_sessions[row] = profile.n_sessions
+    columns.session[row] = profile.session
+    columns.session_from[row] = profile.session_from
+    columns.n_own[row] = len(profile.own)
+    for a, own in enumerate(profile.own):
+        columns.own_hash[row, a] = own.short_hash
+        columns.own_times[row, a] = own.times
+        columns.own_number[row, a] = own.number
+        columns.own_minute[row, a] = own.minute
     for column, vector in (
         (columns.long_term, profile.long_term),
         (columns.vector, profile.vector),

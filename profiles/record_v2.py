@@ -1,12 +1,15 @@
-"""Format 2 of a record: the facts bit for bit in fewer bytes, vectors in 16 and 8 bits a number.
+"""Formats 2 and 3 of a record: facts bit for bit in few bytes, vectors in 16 and 8 bits a number.
+
+Format 3 is format 2 with room for an own table: parts 2 and 4 of the facts (`record_own`).
 
 *varint*: an unsigned 64-bit number in 1 to 10 bytes, 7 bits each, lowest first; the high bit says
 that another follows. A difference is taken modulo 2**64. The rest is little endian.
 
 ```
 type       content
-u8         format version, 2
-u8         parts of the facts: 1 = pending query; the other bits are not given out
+u8         format version, 2 or 3
+u8         parts of the facts: 1 = pending query; in format 3 also 2 = own table, 4 = session; the
+           other bits are not given out
 u8         parts of the model: 1 = long-term vector, 2 = user vector; the others are not given out
 varint     K, numbers of a vector
 -- facts
@@ -25,6 +28,7 @@ varint     number of history entries, then for each, newest first:
 with facts part 1:
   varint     last event time - event time of the query
   varint     number of tokens, then u64 each
+with facts parts 2 and 4: see `record_own`
 -- model
 varint     stamp
 with model part 1:
@@ -35,8 +39,8 @@ with model part 2:
   i8*K       the user vector is scale times these
 ```
 Parts come in the order of their bits, facts before model, and each must be read to find the next: a
-part that a reader does not know is a record that is too new for it. The next parts take the next
-bits; when seven are given out, the eighth will say that another byte of bits follows.
+part that a reader does not know is a record that is too new for it. New parts take the next bits,
+and the format a new number: that is what a fleet agrees on (docs/decisions/0046).
 What stays true: what is loaded and packed again has the same bytes. The scale is the largest number
 / 127, rounded to 8 significant bits, so the largest is always +-127 and scale times 127 is exact.
 """
@@ -62,10 +66,15 @@ from profiles.record_bytes import (
     take8,
     take_varint,
 )
+from profiles.record_own import has_own, put_own, take_own
 from profiles.record_v1 import has_numbers
 
 HAS_PENDING = 1
-KNOWN_FACTS = HAS_PENDING
+HAS_OWN = 2
+HAS_SESSION = 4
+KNOWN_FACTS = (0, 0, HAS_PENDING, HAS_PENDING | HAS_OWN | HAS_SESSION)
+"""By format."""
+
 HAS_LONG_TERM = 1
 HAS_VECTOR = 2
 KNOWN_MODEL = HAS_LONG_TERM | HAS_VECTOR
@@ -92,8 +101,17 @@ FINITE_SINGLE = 0x7F800000
 
 
 @compiled
-def pack_row(columns: ProfileColumns, row: Integer, out: NDArray[np.uint8], at: Integer) -> Integer:
-    """Write the record of one row at `at`; returns where it ends."""
+def pack_row(
+    columns: ProfileColumns,
+    row: Integer,
+    record_format: Integer,
+    out: NDArray[np.uint8],
+    at: Integer,
+) -> Integer:
+    """Write the record of one row at `at`, in format 2 or 3; returns where it ends.
+
+    Format 2 leaves out what it has no room for: `record.check_format` refuses it beforehand.
+    """
     largest = np.float32(0)
     for k in range(columns.vector.shape[1]):
         largest = max(largest, abs(columns.vector[row, k]))
@@ -102,11 +120,19 @@ def pack_row(columns: ProfileColumns, row: Integer, out: NDArray[np.uint8], at: 
         model |= HAS_LONG_TERM
     if largest >= np.float32(LEAST_LARGEST):
         model |= HAS_VECTOR
-    out[at] = 2
-    out[at + 1] = HAS_PENDING if columns.n_pending[row] > 0 else 0
+    facts = HAS_PENDING if columns.n_pending[row] > 0 else 0
+    if record_format >= 3:
+        facts |= HAS_OWN if has_own(columns, row) else 0
+        facts |= HAS_SESSION if columns.session[row] != 0 else 0
+    out[at] = record_format
+    out[at + 1] = facts
     out[at + 2] = model
     at = put_varint(out, at + 3, columns.vector.shape[1])
     at = _put_facts(columns, row, out, at)
+    if facts & HAS_OWN:
+        at = put_own(columns, row, out, at)
+    if facts & HAS_SESSION:
+        at = put(out, at, columns.session[row], 4)
     at = put_varint(out, at, columns.stamp[row])
     if model & HAS_LONG_TERM:
         at = put(out, at, columns.long_term_sum.view(np.uint32)[row], 4)
@@ -245,11 +271,15 @@ def unpack_row(
 def unpack_facts(
     data: NDArray[np.uint8], start: Integer, end: Integer, row: Integer, columns: ProfileColumns
 ) -> tuple[Integer, Integer]:
-    """Fill the facts of one cleared row: (OK or why not, where the model part begins)."""
+    """Fill the facts of one cleared row: (OK or why not, where the model part begins).
+
+    The first byte is 2 or 3.
+    """
     nowhere = np.int64(CUT)
     if end - start < 3:
         return CORRUPT, nowhere
-    if data[start + 1] > KNOWN_FACTS or data[start + 2] > KNOWN_MODEL:
+    facts = np.int64(data[start + 1])
+    if facts > KNOWN_FACTS[data[start]] or data[start + 2] > KNOWN_MODEL:
         return UNKNOWN_PART, nowhere
     _n_factors, at = take_varint(data, start + 3, end)  # for unpack_row
     last_ms, at = take_varint(data, at, end)
@@ -306,7 +336,7 @@ def unpack_facts(
         weights[row, a] = before_weight
         columns.history_kind[row, a] = head & 31
     columns.n_history[row] = np.int64(n_history)
-    if data[start + 1] & HAS_PENDING:
+    if facts & HAS_PENDING:
         since_ms, at = take_varint(data, at, end)
         n_pending, at = take_varint(data, at, end)
         if (
@@ -322,4 +352,13 @@ def unpack_facts(
             columns.pending[row, token] = take8(data, at)
             at += 8
         columns.n_pending[row] = np.int64(n_pending)
+    if facts & HAS_OWN:
+        code, at = take_own(data, at, end, row, columns)
+        if code != OK:
+            return code, nowhere
+    if facts & HAS_SESSION:
+        if at + 4 > end:
+            return CORRUPT, nowhere
+        columns.session[row] = np.uint32(take(data, at, 4))
+        at += 4
     return OK, at

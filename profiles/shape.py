@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 """The newest format of a record that this worker reads and writes; that of a new generation."""
 
 RECORD_FORMATS = tuple(range(1, RECORD_VERSION + 1))
 """All of them (`profiles.record`)."""
+
+OWN_FORMAT = 3
+"""The first format that can hold an own table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,14 @@ class ModelShape:
     """Sizes of a record; they can't change within a generation.
 
     n_factors: K. history: events kept, newest first. n_tokens: words kept of a pending query.
+    own_items: items that a user's own table holds; 0: profiles have none, and no session facts
+    (generations of before). A record of format 1 or 2 has no room for one.
     """
 
     n_factors: int = 64
     history: int = 10
     n_tokens: int = 8
+    own_items: int = 20
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -36,6 +42,8 @@ class ModelShape:
         ):
             if not 1 <= value <= most:
                 raise ValueError(f"{name} is {value}; it must be 1 to {most}")
+        if not 0 <= self.own_items <= 255:
+            raise ValueError(f"own_items is {self.own_items}; it must be 0 to 255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,9 @@ class FoldConfig:
         against the long-term vector.
     n_ring: recent positives to draw from. popularity_half_life_s: of an item's count, event time.
     popularity_weight: of log(count + .1) in the score.
+    fast_half_life_s, slow_half_life_s: of an item's two other counts. n_ring_short: of the ring's
+        newest places that are counted apart.
+    n_list: neighbours kept of an item.
     retention_ms: a profile whose newest event is older starts afresh; 0: kept for ever.
     n_seen_slots: offsets within which a repeated event id is recognised.
     long_term_from: a user's long-term vector stays zero before this learned event: few events say
@@ -72,7 +83,11 @@ class FoldConfig:
     context_scale: float = 2.0
     n_ring: int = 5_000
     popularity_half_life_s: float = 86_400.0
+    fast_half_life_s: float = 3_600.0
+    slow_half_life_s: float = 1_209_600.0
     popularity_weight: float = 0.2
+    n_ring_short: int = 500
+    n_list: int = 48
     retention_ms: int = 0
     n_seen_slots: int = 262_144
     long_term_from: int = 5
@@ -86,8 +101,10 @@ class FoldConfig:
             raise ValueError("long_term_from must be at least 1: from the first event on")
         if self.n_ring < 1 or self.n_seen_slots < 1:
             raise ValueError("n_ring and n_seen_slots must be at least 1")
-        if self.popularity_half_life_s <= 0:
-            raise ValueError("popularity_half_life_s must be above 0")
+        if not 0 < self.n_ring_short <= self.n_ring or self.n_list < 1:
+            raise ValueError("n_ring_short must be 1 to n_ring, n_list at least 1")
+        if min(self.popularity_half_life_s, self.fast_half_life_s, self.slow_half_life_s) <= 0:
+            raise ValueError("half-lives must be above 0")
         if self.retention_ms < 0:
             raise ValueError("retention_ms can't be negative; 0 keeps profiles for ever")
 
@@ -100,12 +117,13 @@ class FoldConfig:
         False
         """
         parts = [
-            "record=1",  # of the facts, which no format has changed: its canonical form
+            "record=1",  # of the facts: their canonical form, which only own tables add to
             f"factors={self.shape.n_factors}",
             f"history={self.shape.history}",
             f"tokens={self.shape.n_tokens}",
             f"retention={self.retention_ms}",
             f"seen={self.n_seen_slots}",
+            *([f"own={self.shape.own_items}"] if self.shape.own_items else []),
             *more,
         ]
         return blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()

@@ -60,7 +60,7 @@ class ProfileTable:
 
     @record_format.setter
     def record_format(self, record_format: int) -> None:
-        self._record_format = check_format(record_format)
+        self._record_format = check_format(record_format, self.shape)
 
     @property
     def n_bytes(self) -> int:
