@@ -10,17 +10,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.blend import new_blend
 from profiles.errors import SnapshotBroken
+from profiles.groups import GroupTable
 from profiles.hashing import HashIndex, item_hash
+from profiles.item_columns import (
+    CHANGED_BY_OTHERS,
+    CHANGED_FOR_DELTA,
+    CHANGED_FOR_SNAPSHOT,
+    CLOCK_MS,
+    N_LEARNED,
+    N_SEEN,
+    RING_N,
+    RING_NEXT,
+    grown,
+    item_columns,
+)
+from profiles.item_columns import ItemColumns as ItemColumns
+from profiles.lists import grown_lists, lists_for
+from profiles.model import Model
 from profiles.negatives import start_vectors
+from profiles.queries import QueryTable
 from profiles.shape import FoldConfig, ModelShape
 from profiles.sharing import RowChanges, Sharing, add_changes, rows_of_hashes
+from profiles.tokens import TokenTable
 from profiles.view import ItemDelta as ItemDelta
 from profiles.view import ItemView as ItemView
 
@@ -31,30 +49,6 @@ CHUNK_ROWS = 4096
 """Rows of a snapshot chunk: 1 MB of vectors at K = 64, a small value for the store."""
 
 SNAPSHOT_VERSION = 1
-
-CHANGED_FOR_DELTA, CHANGED_FOR_SNAPSHOT, CHANGED_BY_OTHERS = 1, 2, 4
-"""Bits of `changed`. The kernel writes 3: whatever others changed before, now it is ours too."""
-
-N_LEARNED, N_SEEN, CLOCK_MS, RING_NEXT, RING_N = range(5)
-"""Places in `ItemColumns.state`."""
-
-
-class ItemColumns(NamedTuple):
-    """What the kernel works on (I rows, K factors). Replaced when the table grows."""
-
-    index_keys: NDArray[np.uint64]  # hash -> row, see `HashIndex`
-    index_values: NDArray[np.int32]
-    vectors: NDArray[np.float32]  # (I, K)
-    sums: NDArray[np.float32]  # (I,) squared gradients so far, without the start value
-    counts: NDArray[np.float64]  # (I,) decayed count as it stood at count_ms
-    count_ms: NDArray[np.int64]  # (I,)
-    n_positive: NDArray[np.int64]  # (I,) positives learned
-    seen_at: NDArray[np.int32]  # (I,) place in `seen`, -1: never a positive
-    seen: NDArray[np.int32]  # (I,) rows in the order of their first positive, state[N_SEEN] of them
-    ring: NDArray[np.int32]  # (R,) rows of recent positives
-    ring_count: NDArray[np.int32]  # (I,) how often a row is in the ring
-    changed: NDArray[np.uint8]  # (I,) CHANGED_FOR_* bits
-    state: NDArray[np.int64]  # (5,)
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +98,14 @@ class ItemTable:
         self._row_of: dict[str, int] = {}
         self._index = HashIndex(capacity)
         self.hashes: NDArray[np.uint64] = np.zeros(capacity, np.uint64)
-        self.columns = self._columns(capacity)
+        self.columns = item_columns(
+            capacity, shape.n_factors, config.n_ring, self._index.keys, self._index.values
+        )
+        self.lists = lists_for(capacity, config.n_list)
+        self.groups = GroupTable()
+        self.tokens = TokenTable(shape.n_factors)
+        self.queries = QueryTable(shape.n_factors)
+        self.blend = new_blend()
         self.sharing: Sharing | None = None
         self._n_in_delta = 0
         self._recent: list[NDArray[np.uint64]] = []  # our positives since they were last taken
@@ -128,6 +129,18 @@ class ItemTable:
     def clock_ms(self) -> int:
         """The largest event time folded into this table."""
         return int(self.columns.state[CLOCK_MS])
+
+    @property
+    def model(self) -> Model:
+        """All that kernels take; anew after anything was interned, for arrays grow."""
+        return Model(
+            items=self.columns,
+            lists=self.lists,
+            groups=self.groups.columns,
+            tokens=self.tokens.columns,
+            queries=self.queries.columns,
+            blend=self.blend,
+        )
 
     def intern(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
         """int32 (B,): the row of each item; an id never seen gets a row and its start vector."""
@@ -347,23 +360,6 @@ class ItemTable:
         table._n_recent_at = head.n_learned
         return table
 
-    def _columns(self, capacity: int) -> ItemColumns:
-        return ItemColumns(
-            index_keys=self._index.keys,
-            index_values=self._index.values,
-            vectors=np.zeros((capacity, self.shape.n_factors), np.float32),
-            sums=np.zeros(capacity, np.float32),
-            counts=np.zeros(capacity, np.float64),
-            count_ms=np.zeros(capacity, np.int64),
-            n_positive=np.zeros(capacity, np.int64),
-            seen_at=np.full(capacity, -1, np.int32),
-            seen=np.zeros(capacity, np.int32),
-            ring=np.zeros(self.config.n_ring, np.int32),
-            ring_count=np.zeros(capacity, np.int32),
-            changed=np.zeros(capacity, np.uint8),
-            state=np.zeros(5, np.int64),
-        )
-
     def _add(self, new_ids: list[str]) -> None:
         first = len(self.ids)
         hashes = np.fromiter(map(item_hash, new_ids), np.uint64, len(new_ids))
@@ -390,14 +386,8 @@ class ItemTable:
         hashes = np.zeros(capacity, np.uint64)
         hashes[:old] = self.hashes
         self.hashes = hashes
-        bigger, present = self._columns(capacity), self.columns
-        kept: dict[str, Any] = {"ring": present.ring, "state": present.state}
-        for name in ("vectors", "sums", "counts", "count_ms", "n_positive", "seen_at", "seen",
-                     "ring_count", "changed"):  # fmt: skip
-            column = getattr(bigger, name)
-            column[:old] = getattr(present, name)
-            kept[name] = column
-        self.columns = bigger._replace(**kept)
+        self.columns = grown(self.columns, capacity)
+        self.lists = grown_lists(self.lists, capacity)
         if self.sharing is not None:
             self.sharing.grow(capacity)
 

@@ -49,7 +49,8 @@ def compiled(function: Function) -> Function:
     dispatcher: Any = numba.njit(
         cache=True, nogil=True, fastmath=set(FASTMATH), error_model="numpy"
     )(function)
-    cache_file = getattr(dispatcher._cache, "_cache_file", None)
+    cache = getattr(dispatcher, "_cache", None)  # none with NUMBA_DISABLE_JIT=1
+    cache_file = getattr(cache, "_cache_file", None)
     if cache_file is not None:  # private to numba, pinned below 0.69; a test watches it
         cache_file._source_stamp = _STAMP
     result: Function = dispatcher

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from profiles.decay import decayed
 from profiles.half import nearest_half
 from profiles.hashing import index_get
-from profiles.items import CLOCK_MS, N_LEARNED, N_SEEN, RING_N, RING_NEXT, ItemColumns
+from profiles.item_columns import CLOCK_MS, N_LEARNED, N_SEEN, RING_N, RING_NEXT, ItemColumns
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import draw_below, event_seed
 from profiles.profile import ProfileColumns

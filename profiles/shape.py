@@ -101,8 +101,8 @@ class FoldConfig:
             raise ValueError("long_term_from must be at least 1: from the first event on")
         if self.n_ring < 1 or self.n_seen_slots < 1:
             raise ValueError("n_ring and n_seen_slots must be at least 1")
-        if not 0 < self.n_ring_short <= self.n_ring or self.n_list < 1:
-            raise ValueError("n_ring_short must be 1 to n_ring, n_list at least 1")
+        if self.n_ring_short < 1 or self.n_list < 1:
+            raise ValueError("n_ring_short and n_list must be at least 1")
         if min(self.popularity_half_life_s, self.fast_half_life_s, self.slow_half_life_s) <= 0:
             raise ValueError("half-lives must be above 0")
         if self.retention_ms < 0:

@@ -1,0 +1,253 @@
+"""Words of queries and whole queries: what was opened after each, and the words' vectors.
+
+A row is a word or a whole query (in spaces of their own); its list counts the items that were had
+while it was pending. A word also has a vector: (2/sqrt n) sum Q of the n words moves the user
+vector. Shoppers can type anything, so rows are found and made inside the fold, in the order of
+events, and when all are used, the half that was unused longest is given up: the cut of batches
+changes nothing. Rows are local to this process.
+
+Size: (4 K + 8 L + 41) bytes a row, 809 at K = 64, L = 64, of `MOST_ROWS` at most: 53 MB.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiles.hashing import index_get
+from profiles.jit import Integer, Real, compiled
+from profiles.negatives import GOLDEN, mix
+from profiles.tokens import token_step
+
+MOST_ROWS = 65_536
+"""Words and whole queries together."""
+
+MOST_LISTED = 64
+"""L: items that are counted after one; a full list gives the smallest place to the newcomer."""
+
+MOST_SUM = 2_000.0
+"""Where the counts after one are halved, so that old habits fade."""
+
+QUERY_SHARE = 2.0
+"""What the words of a pending query weigh in the user vector, over the root of their number."""
+
+QUERY_RATE, QUERY_SUM_START = 0.2, 0.001
+"""AdaGrad of the words: they start at zero, and most are seen seldom."""
+
+N_QUERIES, N_SWEEPS = range(2)
+"""Places in `Queries.state`."""
+
+
+class Queries(NamedTuple):
+    """What kernels work on (Q rows, K factors, L listed). Replaced when the table grows."""
+
+    index_keys: NDArray[np.uint64]  # hash -> row
+    index_values: NDArray[np.int32]
+    hash: NDArray[np.uint64]  # (Q,)
+    vectors: NDArray[np.float32]  # (Q, K), zeros of a whole query
+    sums: NDArray[np.float32]  # (Q,) squared gradients so far, without the start value
+    items: NDArray[np.int32]  # (Q, L) rows of the item table
+    counts: NDArray[np.float32]  # (Q, L)
+    n: NDArray[np.int32]  # (Q,) how many of them
+    total: NDArray[np.float32]  # (Q,) all that was counted
+    used: NDArray[np.int64]  # (Q,) number of the positive that last counted here
+    changed: NDArray[np.uint8]  # (Q,) bits as in `ItemColumns`
+    state: NDArray[np.int64]  # (2,)
+
+
+@compiled
+def whole_query(words: NDArray[np.uint64], n: Integer) -> Integer:
+    """The hash of a query of n words, in whatever order they come; never 0."""
+    total = np.uint64(n)
+    for number in range(n):
+        total += mix(words[number])
+    return mix(total + GOLDEN) | np.uint64(1)
+
+
+@compiled
+def _put(queries: Queries, key: Integer, row: Integer) -> None:
+    mask = np.uint64(len(queries.index_keys) - 1)
+    place = np.uint64(key) & mask
+    while queries.index_keys[place] != np.uint64(0):
+        place = (place + np.uint64(1)) & mask
+    queries.index_keys[place] = key
+    queries.index_values[place] = row
+
+
+@compiled
+def _sweep(queries: Queries) -> None:
+    """Give up the half of the rows that was unused longest; the others move together."""
+    n = queries.state[N_QUERIES]
+    limit = np.sort(queries.used[:n])[n // 2]
+    queries.index_keys[:] = 0
+    kept = 0
+    for row in range(n):
+        if queries.used[row] > limit:
+            queries.hash[kept] = queries.hash[row]
+            queries.vectors[kept] = queries.vectors[row]
+            queries.sums[kept] = queries.sums[row]
+            queries.items[kept] = queries.items[row]
+            queries.counts[kept] = queries.counts[row]
+            queries.n[kept] = queries.n[row]
+            queries.total[kept] = queries.total[row]
+            queries.used[kept] = queries.used[row]
+            queries.changed[kept] = 3
+            _put(queries, queries.hash[kept], kept)
+            kept += 1
+    queries.state[N_QUERIES] = kept
+    queries.state[N_SWEEPS] += 1
+
+
+@compiled
+def _row_of(queries: Queries, key: Integer, number: Integer) -> Integer:
+    """The row of a word or query, made if it has none."""
+    row: Integer = index_get(queries.index_keys, queries.index_values, key)
+    if row < 0:
+        if queries.state[N_QUERIES] == len(queries.hash):
+            _sweep(queries)
+        row = queries.state[N_QUERIES]
+        queries.state[N_QUERIES] += 1
+        queries.hash[row] = key
+        for k in range(queries.vectors.shape[1]):
+            queries.vectors[row, k] = 0
+        queries.sums[row] = 0
+        queries.n[row] = 0
+        queries.total[row] = 0
+        _put(queries, key, row)
+    queries.used[row] = number
+    queries.changed[row] = 3
+    return row
+
+
+@compiled
+def _count(queries: Queries, row: Integer, item: Integer, weight: Real) -> None:
+    n = np.int64(queries.n[row])
+    place: Integer = np.int64(-1)
+    for candidate in range(n):
+        if queries.items[row, candidate] == item:
+            place = candidate
+    if place >= 0:
+        queries.counts[row, place] += np.float32(weight)
+    else:
+        if n < queries.items.shape[1]:
+            place = n
+            queries.n[row] = n + 1
+        else:
+            place = 0
+            for candidate in range(1, n):
+                if queries.counts[row, candidate] < queries.counts[row, place]:
+                    place = candidate
+        queries.items[row, place] = item
+        queries.counts[row, place] = weight
+    queries.total[row] += np.float32(weight)
+    if queries.total[row] > np.float32(MOST_SUM):
+        queries.total[row] *= np.float32(0.5)
+        for candidate in range(queries.n[row]):
+            queries.counts[row, candidate] *= np.float32(0.5)
+
+
+@compiled
+def count_query(
+    queries: Queries, words: NDArray[np.uint64], n: Integer, item: Integer, weight: Real,
+    number: Integer,
+) -> None:  # fmt: skip
+    """A positive of `item` while a query of n words was pending. number: of the positive, rising.
+
+    The table must have room for n + 1 rows, or all the rows it may have (`QueryTable.reserve`).
+    """
+    for place in range(n):
+        _count(queries, _row_of(queries, words[place], number), item, weight)
+    if n > 0:
+        _count(queries, _row_of(queries, whole_query(words, n), number), item, weight)
+
+
+@compiled
+def query_rows(
+    queries: Queries, words: NDArray[np.uint64], n: Integer, rows: NDArray[np.int64]
+) -> None:
+    """Write the rows of n words, and behind them that of the whole query; -1: never seen.
+
+    rows: int64, longer than n.
+    """
+    for place in range(n):
+        rows[place] = index_get(queries.index_keys, queries.index_values, words[place])
+    whole = whole_query(words, n)
+    rows[n] = np.int64(-1)
+    if n > 0:
+        rows[n] = index_get(queries.index_keys, queries.index_values, whole)
+
+
+@compiled
+def add_words(
+    queries: Queries, rows: NDArray[np.int64], n: Integer, x: NDArray[np.float32]
+) -> None:
+    """Add what the n words of a pending query say to a user vector; rows: of `query_rows`."""
+    share = np.float32(QUERY_SHARE) / np.sqrt(np.float32(max(n, 1)))
+    for place in range(n):
+        if rows[place] >= 0:
+            for k in range(len(x)):
+                x[k] += share * queries.vectors[rows[place], k]
+
+
+@compiled
+def words_step(
+    queries: Queries, words: NDArray[np.uint64], n: Integer, gradient: NDArray[np.float32],
+    square: Real, number: Integer,
+) -> None:  # fmt: skip
+    """Move the n words against the gradient on the user vector, whose square is `square`."""
+    share = np.float32(QUERY_SHARE) / np.sqrt(np.float32(max(n, 1)))
+    for place in range(n):
+        row = _row_of(queries, words[place], number)
+        token_step(queries, row, share, gradient, square, QUERY_RATE, QUERY_SUM_START)
+
+
+class QueryTable:
+    """All words and queries of one item table; its columns are handed to kernels."""
+
+    def __init__(self, n_factors: int, capacity: int = 256, most: int = MOST_ROWS) -> None:
+        """most: at least 600, so that a sweep leaves room for a query of 255 words."""
+        self._n_factors = n_factors
+        self._most = most
+        self.columns = self._columns(capacity)
+
+    def __len__(self) -> int:
+        return int(self.columns.state[N_QUERIES])
+
+    def reserve(self, n: int) -> None:
+        """Make room for n more rows, or for all that there may be: before a batch that has n."""
+        least = min(len(self) + n, self._most)
+        present = self.columns
+        if least <= len(present.hash):
+            return
+        bigger, rows = self._columns(min(max(least, 2 * len(present.hash)), self._most)), len(self)
+        for name in (
+            "hash", "vectors", "sums", "items", "counts", "n", "total", "used", "changed",
+        ):  # fmt: skip
+            getattr(bigger, name)[:rows] = getattr(present, name)[:rows]
+        self.columns = bigger._replace(state=present.state)
+        self.index()
+
+    def index(self) -> None:
+        """Make the index anew from the hashes."""
+        self.columns.index_keys[:] = 0
+        for row, key in enumerate(self.columns.hash[: len(self)]):
+            _put(self.columns, key, row)
+
+    def _columns(self, capacity: int) -> Queries:
+        places = 1 << (2 * capacity - 1).bit_length()
+        return Queries(
+            index_keys=np.zeros(places, np.uint64),
+            index_values=np.zeros(places, np.int32),
+            hash=np.zeros(capacity, np.uint64),
+            vectors=np.zeros((capacity, self._n_factors), np.float32),
+            sums=np.zeros(capacity, np.float32),
+            items=np.zeros((capacity, MOST_LISTED), np.int32),
+            counts=np.zeros((capacity, MOST_LISTED), np.float32),
+            n=np.zeros(capacity, np.int32),
+            total=np.zeros(capacity, np.float32),
+            used=np.zeros(capacity, np.int64),
+            changed=np.zeros(capacity, np.uint8),
+            state=np.zeros(2, np.int64),
+        )
