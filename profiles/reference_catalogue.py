@@ -1,12 +1,13 @@
-"""Groups and tokens once more, slow and obvious: dicts by hash, in float64, for tests.
+"""Groups, tokens and queries once more, slow and obvious: dicts by hash, in float64, for tests.
 
-Shares no arithmetic with `groups.py` and `tokens.py`. An item is named by its `Description`.
+Shares no arithmetic with `groups.py`, `tokens.py` and `queries.py`. An item of a group is named by
+its `Description`, one of a query by whatever its caller likes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -102,3 +103,49 @@ class ReferenceTokens:
             rate = self.rate / math.sqrt(self.sum_start + self.sums[token])
             moved = self.vectors[token].astype(float) - rate * g
             self.vectors[token] = moved.astype(np.float32)
+
+
+@dataclass(slots=True)
+class ReferenceQueries:
+    """What was opened after a word or a whole query; a whole query is its words, sorted."""
+
+    n_factors: int
+    most_listed: int = 64
+    counts: dict[Hashable, dict[Hashable, float]] = field(default_factory=dict)
+    totals: dict[Hashable, float] = field(default_factory=dict)
+    words: ReferenceTokens = field(default_factory=lambda: ReferenceTokens(0.2, 0.001))
+
+    def count(self, query: Sequence[int], item: Hashable, weight: float) -> None:
+        """A positive of `item` while the query was pending."""
+        for key in [*query, tuple(sorted(query))] if query else []:
+            counts = self.counts.setdefault(key, {})
+            if item not in counts and len(counts) == self.most_listed:
+                # The newcomer takes the place of the smallest, the first of equals.
+                smallest = min(counts, key=counts.__getitem__)
+                self.counts[key] = {
+                    (item if old == smallest else old): (weight if old == smallest else value)
+                    for old, value in counts.items()
+                }
+            else:
+                counts[item] = counts.get(item, 0.0) + weight
+            self.totals[key] = self.totals.get(key, 0.0) + weight
+            if self.totals[key] > 2_000:
+                self.totals[key] /= 2
+                self.counts[key] = {old: value / 2 for old, value in self.counts[key].items()}
+
+    def vector(self, query: Sequence[int]) -> NDArray[np.float64]:
+        """(2/sqrt n) sum Q."""
+        total = np.zeros(self.n_factors)
+        for word in query:
+            total += self._word(word)
+        return total * 2 / math.sqrt(max(1, len(query)))
+
+    def step(self, query: Sequence[int], gradient: NDArray[np.float64]) -> None:
+        """The words move against a gradient on the user vector."""
+        for word in query:
+            self._word(word)
+            # `ReferenceTokens.step` shares 2/n; this is a step of one token with 2/sqrt n.
+            self.words.step([word], gradient / math.sqrt(len(query)))
+
+    def _word(self, word: int) -> NDArray[np.float32]:
+        return self.words.vectors.setdefault(word, np.zeros(self.n_factors, np.float32))

@@ -1,9 +1,9 @@
-"""Vectors of tokens: words, categories, brands and price bands of items; words of queries.
+"""Vectors of tokens: the words, categories, brands and price bands of items.
 
 An item's effective vector is its own row and the mean of its tokens', so that an item nobody has
 had points somewhere from its entry in the catalogue alone: e = D + (2/n) sum X. A gradient on e
-goes to D with factor 1 and to each of the n tokens with 2/n. Words of a query move the user vector
-by (2/sqrt n) sum Q. One type serves both, in two tables.
+goes to D with factor 1 and to each of the n tokens with 2/n. (The words of queries are in
+`queries`.)
 
 Size: (4 K + 29) bytes a token, 285 at K = 64, of `MOST_TOKENS` at most: 37 MB; some 10,000 words of
 an ordinary shop are 3 MB. Rows are local to this process.
@@ -12,7 +12,7 @@ an ordinary shop are 3 MB. Rows are local to this process.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +28,13 @@ TEXT_SHARE = 2.0
 """What all tokens of an item weigh together against its own row."""
 
 TEXT_DEVIATION = 0.3
-"""Standard deviation of a text token's start vector; a query's word starts at zero."""
+"""Standard deviation of a token's start vector."""
 
 DESCRIBED_DEVIATION = 0.05
 """The same of an item's own row that has tokens: they say more than its id does."""
 
 TEXT_DRAWS = 4
 """Draws of each sort that move tokens, for all of them. Without any the table collapses."""
-
-QUERY_RATE, QUERY_SUM_START = 0.2, 0.001
-"""AdaGrad of the words of queries: they start at zero, and most are seen seldom."""
 
 
 class Tokens(NamedTuple):
@@ -54,6 +51,22 @@ class Tokens(NamedTuple):
 
 N_TOKENS = 0
 """Place in `Tokens.state`."""
+
+
+class Learned(Protocol):
+    """Rows that `token_step` moves."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(W, K)"""
+
+    @property
+    def sums(self) -> NDArray[np.float32]:
+        """(W,)"""
+
+    @property
+    def changed(self) -> NDArray[np.uint8]:
+        """(W,)"""
 
 
 @compiled
@@ -87,7 +100,7 @@ def read_item(
 
 @compiled
 def token_step(
-    tokens: Tokens, token: Integer, factor: Real, towards: NDArray[np.float32], square: Real,
+    tokens: Learned, token: Integer, factor: Real, towards: NDArray[np.float32], square: Real,
     rate: Real, sum_start: Real,
 ) -> None:  # fmt: skip
     """One AdaGrad step of a token against factor * towards, whose square is factor^2 * square."""
@@ -116,12 +129,8 @@ def text_step(
 class TokenTable:
     """The tokens of one item table; its columns are handed to kernels."""
 
-    def __init__(
-        self, n_factors: int, deviation: float, capacity: int = 256, most: int = MOST_TOKENS
-    ) -> None:
-        """deviation: of start vectors, which come from the hash."""
+    def __init__(self, n_factors: int, capacity: int = 256, most: int = MOST_TOKENS) -> None:
         self._n_factors = n_factors
-        self._deviation = deviation
         self._most = most
         self._index = HashIndex(capacity)
         self.columns = self._columns(capacity)
@@ -149,7 +158,7 @@ class TokenTable:
             index_keys=self._index.keys, index_values=self._index.values
         )
         self.columns.hash[row] = key
-        start_vectors(self.columns.vectors, new, row, self._deviation)
+        start_vectors(self.columns.vectors, new, row, TEXT_DEVIATION)
         self.columns.changed[row] = 3
         self.columns.state[N_TOKENS] = row + 1
         return row

@@ -13,7 +13,7 @@ K = 8
 
 def test_the_effective_vector_and_its_steps_are_those_of_the_plain_maths() -> None:
     draws = np.random.default_rng(2)
-    table, plain = TokenTable(K, TEXT_DEVIATION, capacity=1), ReferenceTokens(0.1, 0.1)
+    table, plain = TokenTable(K, capacity=1), ReferenceTokens(0.1, 0.1)
     hashes = [int(key) for key in draws.integers(1, 2**63, 9)]
     assert table.intern(hashes) == list(range(9))
     plain.vectors = {key: table.columns.vectors[n].copy() for n, key in enumerate(hashes)}
@@ -38,20 +38,14 @@ def test_the_effective_vector_and_its_steps_are_those_of_the_plain_maths() -> No
 
 
 def test_a_start_vector_depends_on_the_token_alone_and_has_the_stated_spread() -> None:
-    one, other = TokenTable(64, TEXT_DEVIATION), TokenTable(64, TEXT_DEVIATION, capacity=1)
+    one, other = TokenTable(64), TokenTable(64, capacity=1)
     one.intern(range(1, 1001))
     other.intern([500])
     assert one.columns.vectors[499].tolist() == other.columns.vectors[0].tolist()
     assert abs(one.columns.vectors[:1000].std() - TEXT_DEVIATION) < 0.01
 
 
-def test_words_of_queries_start_at_zero() -> None:
-    table = TokenTable(K, 0.0)
-    table.intern([3])
-    assert not table.columns.vectors[0].any()
-
-
 def test_there_are_never_more_tokens_than_stated() -> None:
-    table = TokenTable(K, TEXT_DEVIATION, capacity=1, most=3)
+    table = TokenTable(K, capacity=1, most=3)
     assert table.intern([7, 8, 7, 9, 10]) == [0, 1, 0, 2, -1]
     assert len(table.columns.hash) == 3
