@@ -6,7 +6,7 @@ this raises, table and profiles are as they were left, so drop both and load the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,8 @@ def _bounded(batch: Batch) -> tuple[Batch, int]:
 def _batch(interactions: Interactions) -> Batch:
     """The columns, each contiguous and of its type. Raises ValueError for one of another length."""
     n = len(interactions)
+    if interactions.session is None:
+        interactions = replace(interactions, session=np.zeros(n, np.uint32))
 
     def column(name: str, dtype: Any, length: int) -> NDArray[Any]:
         array = np.ascontiguousarray(getattr(interactions, name), dtype)
@@ -159,4 +161,5 @@ def _batch(interactions: Interactions) -> Batch:
         offset=column("offset", np.int64, n),
         token_start=column("token_start", np.int32, n + 1),
         tokens=column("tokens", np.uint64, len(interactions.tokens)),
+        session=column("session", np.uint32, n),
     )

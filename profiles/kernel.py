@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from profiles.decay import decayed
 from profiles.half import nearest_half
 from profiles.hashing import index_get
+from profiles.interactions import RETURN
 from profiles.item_columns import CLOCK_MS, N_LEARNED, N_SEEN, RING_N, RING_NEXT, ItemColumns
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import draw_below, event_seed
+from profiles.own import begins_session, give_back, note_session, touch
 from profiles.profile import ProfileColumns
 from profiles.record_columns import clear_row
 
@@ -71,6 +73,7 @@ class Batch(NamedTuple):
     offset: NDArray[np.int64]
     token_start: NDArray[np.int32]
     tokens: NDArray[np.uint64]
+    session: NDArray[np.uint32]
 
 
 class Scratch(NamedTuple):
@@ -313,6 +316,17 @@ def _remember(users: ProfileColumns, user: Integer, batch: Batch, b: Integer, re
 
 
 @compiled
+def _take_query(users: ProfileColumns, user: Integer, batch: Batch, b: Integer) -> None:
+    """The tokens of event b become the pending ones."""
+    first = batch.token_start[b]
+    n_tokens = min(np.int64(batch.token_start[b + 1] - first), users.pending.shape[1])
+    for token in range(n_tokens):
+        users.pending[user, token] = batch.tokens[first + token]
+    users.n_pending[user] = n_tokens
+    users.pending_ms[user] = batch.time_ms[b]
+
+
+@compiled
 def _check(batch: Batch, n_users: Integer, n_items: Integer, n_kinds: Integer) -> bool:
     """Whether every row is in range and offsets rise: a wrong row would write anywhere."""
     last = np.int64(-1)
@@ -379,14 +393,10 @@ def fold_events(
         if c.learn:
             items.state[CLOCK_MS] = max(items.state[CLOCK_MS], time_ms)
         if item_hash == np.uint64(0):
-            n_tokens = min(
-                np.int64(batch.token_start[b + 1] - batch.token_start[b]), users.pending.shape[1]
-            )
-            for token in range(n_tokens):
-                users.pending[user, token] = batch.tokens[batch.token_start[b] + token]
-            users.n_pending[user] = n_tokens
-            users.pending_ms[user] = time_ms
+            _take_query(users, user, batch, b)
         elif batch.positive[b] != 0:
+            if batch.token_start[b] < batch.token_start[b + 1]:  # the query that led to it
+                _take_query(users, user, batch, b)
             repeat = users.n_history[user] > 0 and users.history_hash[user, 0] == item_hash
             item = np.int64(batch.item_row[b])
             if c.learn and not repeat and item >= 0:
@@ -398,9 +408,15 @@ def fold_events(
                 loss += event_loss
                 counters[LEARNED] += 1
                 _count(items, item, batch.weight[b], c)
+            if not repeat:
+                begins = begins_session(users, user, batch.session[b], time_ms)
+                note_session(users, user, batch.session[b], begins)
+            touch(users, user, item_hash, time_ms, repeat)
             _remember(users, user, batch, b, repeat)
             users.n_pending[user] = 0
             users.pending_ms[user] = 0
+        elif batch.kind[b] == RETURN:
+            give_back(users, user, item_hash)
         if last_event[user] == b:
             last_of_user[n_changed] = b
             n_changed += 1

@@ -36,7 +36,7 @@ def begins_session(
     before = users.session[user]
     if session != 0 and before != 0 and np.uint32(session) != before:
         return True
-    return np.int64(time_ms) - users.history_ms[user, 0] > SESSION_GAP_MS
+    return bool(np.int64(time_ms) - users.history_ms[user, 0] > SESSION_GAP_MS)
 
 
 @compiled
@@ -63,7 +63,7 @@ def own_place(users: ProfileColumns, user: Integer, item_hash: Integer) -> Integ
 @compiled
 def had_in_session(users: ProfileColumns, user: Integer, place: Integer) -> bool:
     """Whether the entry at `place` was had in the newest session."""
-    return users.own_number[user, place] >= users.session_from[user]
+    return bool(users.own_number[user, place] >= users.session_from[user])
 
 
 @compiled
@@ -94,7 +94,7 @@ def touch(
     place = own_place(users, user, item_hash)
     times = np.int64(1)
     if place >= 0:
-        times = min(np.int64(users.own_times[user, place]) + 1, MOST_TIMES)
+        times = min(np.int64(users.own_times[user, place]) + 1, np.int64(MOST_TIMES))
     elif users.n_own[user] < size:
         place = np.int64(users.n_own[user])
         users.n_own[user] += 1

@@ -165,7 +165,7 @@ def take_own(
                 return CORRUPT, nowhere
             short = np.uint32(take(data, at, 4))
             at += 4
-        times = np.uint8(head & 3)
+        times: Integer = np.uint8(head & 3)
         if times == np.uint8(0):
             if at >= end:
                 return CORRUPT, nowhere
