@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from profiles.hashing import token_hash
+from profiles.hashing import session_hash, token_hash
 from profiles.interactions import MAX_KINDS, NO_ITEM, Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.table import ProfileTable
@@ -63,19 +64,14 @@ class Translator:
             )
         item_row = np.full(len(events), NO_ITEM, np.int32)
         item_hash = np.zeros(len(events), np.uint64)
-        token_start = np.zeros(len(events) + 1, np.int32)
-        tokens: list[int] = []
         if Search in seen:
             at = [number for number, event in enumerate(events) if isinstance(event, ItemEvent)]
             item_row[at] = items.intern([events[number].item_id for number in at])  # type: ignore[attr-defined]
             item_hash[at] = items.hashes[item_row[at]]
-            for number, event in enumerate(events):
-                if isinstance(event, Search):
-                    tokens += self._tokens(event.query)
-                token_start[number + 1] = len(tokens)
         elif events:
             item_row = items.intern([event.item_id for event in events])  # type: ignore[attr-defined]
             item_hash = items.hashes[item_row]
+        token_start, tokens = self._queries(events, kind)
         return Interactions(
             partition=partition,
             user_row=profiles.rows([event.user_id for event in events]),
@@ -90,12 +86,37 @@ class Translator:
             ),
             offset=np.array(offsets, np.int64),
             token_start=token_start,
-            tokens=np.array(tokens, np.uint64),
+            tokens=tokens,
+            session=_sessions(events),
         )
+
+    def _queries(
+        self, events: Sequence[Event], kind: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+        """Tokens of each query: a search's, and one that led to a positive event."""
+        token_start = np.zeros(len(events) + 1, np.int32)
+        queries: list[str | None] = [event.query for event in events]  # type: ignore[attr-defined]
+        tokens: list[int] = []
+        if any(queries):
+            of_search = self._kinds["search"].code
+            speaks = (self._positive[kind] | (kind == of_search)).tolist()
+            for number, query in enumerate(queries):
+                if query and speaks[number]:
+                    tokens += self._tokens(query)
+                token_start[number + 1] = len(tokens)
+        return token_start, np.array(tokens, np.uint64)
 
     def _tokens(self, query: str) -> list[int]:
         words = _WORD.findall(query.casefold())
         return [token_hash(word) for word in words[: self._n_tokens]]
+
+
+def _sessions(events: Sequence[Event]) -> NDArray[np.uint32]:
+    """The hash of each event's session id, 0 without one."""
+    ids: list[str | None] = [event.session_id for event in events]  # type: ignore[attr-defined]
+    if not any(ids):
+        return np.zeros(len(ids), np.uint32)
+    return np.fromiter(map(session_hash, ids), np.uint32, len(ids))
 
 
 def is_bad_review(event: Event) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.translate import Translator
-from profiles.hashing import item_hash, token_hash
+from profiles.hashing import item_hash, session_hash, token_hash
 from profiles.interactions import FIRST_OWN_CODE, NO_ITEM, Interactions, Kind, Kinds
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig, ModelShape
@@ -83,6 +83,34 @@ def test_a_query_becomes_its_first_words_whatever_their_case() -> None:
     assert columns.token_start.tolist() == [0, 0, 3, 3]
     wanted = [token_hash("red"), token_hash("strasse"), token_hash("strasse")]
     np.testing.assert_array_equal(columns.tokens, np.array(wanted, np.uint64))
+
+
+def test_a_query_that_led_to_a_positive_event_is_that_events() -> None:
+    columns, _ = translate(
+        [
+            Click(user_id="u", ts=1, item_id="a", query="Tea light"),
+            Return(user_id="u", ts=2, item_id="a", query="tea"),
+            Review(user_id="u", ts=3, item_id="a", rating=1, query="tea"),
+            Click(user_id="u", ts=4, item_id="b"),
+        ]
+    )
+    assert columns.token_start.tolist() == [0, 2, 2, 2, 2]
+    assert columns.tokens.tolist() == [token_hash("tea"), token_hash("light")]
+
+
+def test_events_of_one_session_have_its_hash_and_those_without_none() -> None:
+    columns, _ = translate(
+        [
+            Click(user_id="u", ts=1, item_id="a", session_id="s1"),
+            Search(user_id="u", ts=2, query="a", session_id="s1"),
+            Click(user_id="u", ts=3, item_id="a"),
+        ]
+    )
+    assert columns.session is not None
+    assert columns.session.tolist() == [session_hash("s1"), session_hash("s1"), 0]
+    columns, _ = translate([Click(user_id="u", ts=1, item_id="a")])
+    assert columns.session is not None
+    assert columns.session.tolist() == [0]
 
 
 def test_a_shops_own_kind_has_its_own_weight() -> None:
