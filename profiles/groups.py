@@ -10,7 +10,6 @@ Size: 549 bytes a group of `MOST_GROUPS` at most, 36 MB; a shop with 2,000 of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -228,35 +227,34 @@ class GroupTable:
     def __len__(self) -> int:
         return int(self.columns.state[N_GROUPS])
 
-    def intern(self, hashes: Iterable[int], facet: int) -> list[int]:
-        """The rows of groups of one facet, new ones empty; -1 for hash 0, or when all are used."""
-        rows = []
-        for key in hashes:
-            row = self._index.get(key) if key else -1
-            if row < 0 and key and len(self) < self._most:
-                row = self._add(key, facet)
-            rows.append(row)
-        return rows
+    def intern(self, hashes: NDArray[np.uint64], facet: int) -> NDArray[np.int32]:
+        """int32 (N,): rows of one facet's groups, new ones empty; -1 of 0 and when all are used."""
+        rows = self._index.rows(hashes)
+        new = list(dict.fromkeys(hashes[(rows < 0) & (hashes != 0)].tolist()))
+        new = new[: self._most - len(self)]
+        if not new:
+            return rows
+        self._add(np.array(new, np.uint64), facet)
+        return self._index.rows(hashes)
 
-    def _add(self, key: int, facet: int) -> int:
-        row = len(self)
-        if row == len(self.columns.hash):
-            self._grow(min(2 * row, self._most))
-        self._index.append(np.array([key], np.uint64))
+    def _add(self, new: NDArray[np.uint64], facet: int) -> None:
+        first, end = len(self), len(self) + len(new)
+        if end > len(self.columns.hash):
+            self._grow(min(max(end, 2 * first), self._most))
+        self._index.append(new)
         self.columns = self.columns._replace(
             index_keys=self._index.keys, index_values=self._index.values
         )
-        self.columns.hash[row] = key
-        self.columns.facet[row] = facet
-        self.columns.changed[row] = 3
-        self.columns.state[N_GROUPS] = row + 1
-        return row
+        self.columns.hash[first:end] = new
+        self.columns.facet[first:end] = facet
+        self.columns.changed[first:end] = 3
+        self.columns.state[N_GROUPS] = end
 
     def _grow(self, capacity: int) -> None:
         present, bigger = self.columns, self._columns(capacity)
         n = len(self)
         for name in ("hash", "facet", "counts", "out", "to", "weight", "n", "changed"):
-            getattr(bigger, name)[:n] = getattr(present, name)
+            getattr(bigger, name)[:n] = getattr(present, name)[:n]
         self.columns = bigger._replace(totals=present.totals, state=present.state)
 
     def _columns(self, capacity: int) -> Groups:

@@ -97,6 +97,20 @@ def index_put(
     return added
 
 
+@compiled
+def index_get_many(
+    keys: NDArray[np.uint64],
+    values: NDArray[np.int32],
+    wanted: NDArray[np.uint64],
+    rows: NDArray[np.int32],
+) -> None:
+    """Write the value of each wanted key into rows; -1 for one that isn't there, and for 0."""
+    for number in range(len(wanted)):
+        rows[number] = -1
+        if wanted[number] != np.uint64(0):
+            rows[number] = index_get(keys, values, wanted[number])
+
+
 class HashIndex:
     """Open addressing from a uint64 hash to an int32 row; grows, never shrinks, never deletes.
 
@@ -135,3 +149,9 @@ class HashIndex:
     def get(self, key: int) -> int:
         """The row of a hash, or -1."""
         return int(index_get(self.keys, self.values, np.uint64(key)))
+
+    def rows(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): the row of each hash; -1 for one that isn't there, and for 0."""
+        rows = np.zeros(len(hashes), np.int32)
+        index_get_many(self.keys, self.values, hashes, rows)
+        return rows

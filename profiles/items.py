@@ -8,7 +8,7 @@ hash of its id, so the order in which items are interned changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from profiles.blend import new_blend
 from profiles.errors import SnapshotBroken
+from profiles.facets import MOST_TOKENS, N_FACETS, NOTHING, Description
 from profiles.groups import GroupTable
 from profiles.hashing import HashIndex, item_hash
 from profiles.item_columns import (
@@ -25,9 +26,11 @@ from profiles.item_columns import (
     CHANGED_FOR_SNAPSHOT,
     CLOCK_MS,
     N_LEARNED,
+    N_RANKABLE,
     N_SEEN,
     RING_N,
     RING_NEXT,
+    UNKNOWN,
     grown,
     item_columns,
 )
@@ -38,7 +41,7 @@ from profiles.negatives import start_vectors
 from profiles.queries import QueryTable
 from profiles.shape import FoldConfig, ModelShape
 from profiles.sharing import RowChanges, Sharing, add_changes, rows_of_hashes
-from profiles.tokens import TokenTable
+from profiles.tokens import DESCRIBED_DEVIATION, TokenTable
 from profiles.view import ItemDelta as ItemDelta
 from profiles.view import ItemView as ItemView
 
@@ -151,6 +154,38 @@ class ItemTable:
             rows = list(map(row_of.get, item_ids))
         return np.array(rows, np.int32)
 
+    def describe(self, said: Mapping[str, Description | None]) -> None:
+        """What the catalogue says of items from here on; None: it has them no more.
+
+        An entry makes its item rankable, with a row if nobody has had it yet. Groups and tokens
+        get rows while there are any (`groups`, `tokens` say how many); an item keeps those that
+        have one. A row that never learned starts anew, nearer to what its tokens say.
+        """
+        first = len(self.ids)
+        named = [item_id for item_id, entry in said.items() if entry or item_id in self._row_of]
+        rows = self.intern(named)
+        self.columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS  # no news to others
+        entries = [said[item_id] or NOTHING for item_id in named]
+        columns = self.columns
+        hashes = np.array([entry.groups for entry in entries], np.uint64).reshape(-1, N_FACETS)
+        for facet in range(N_FACETS):
+            columns.facets[rows, facet] = self.groups.intern(hashes[:, facet].copy(), facet)
+        words = np.zeros((len(rows), MOST_TOKENS), np.uint64)
+        for number, entry in enumerate(entries):
+            words[number, : len(entry.tokens)] = entry.tokens
+        text = self.tokens.intern(words.ravel()).reshape(words.shape)
+        known_first = np.argsort(text == UNKNOWN, axis=1, kind="stable")
+        columns.text[rows] = np.take_along_axis(text, known_first, axis=1)
+        new = rows[(columns.sums[rows] == 0) & (columns.n_positive[rows] == 0)]
+        columns.vectors[new] = self._start_vectors(new)
+        if self.sharing is not None:
+            self.sharing.public["vectors"][new] = columns.vectors[new]
+        listed = np.array([said[item_id] is not None for item_id in named], np.bool_)
+        self._make_rankable(rows[listed])
+        for row in rows[~listed & (columns.seen_at[rows] == UNKNOWN)].tolist():
+            self._make_unrankable(row)
+        self._mark_others(rows)
+
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
         return self._row_of.get(item_id)
@@ -255,9 +290,7 @@ class ItemTable:
         rows = self.intern(other.ids)
         self.columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
         lacking = np.setdiff1d(np.arange(len(self.ids), dtype=np.int32), rows)
-        start = np.zeros((len(lacking), self.shape.n_factors), np.float32)
-        start_vectors(start, self.hashes[lacking], 0, START_DEVIATION)
-        self.sharing.rebase(rows, other.columns, self, start)
+        self.sharing.rebase(rows, other.columns, self, self._start_vectors(lacking))
         self._mark_others(np.arange(len(self.ids), dtype=np.int32))
         self._see(rows[(self.columns.seen_at[rows] < 0) & (self.columns.n_positive[rows] > 0)])
         self.mark_unsaved()
@@ -269,12 +302,42 @@ class ItemTable:
         changed[quiet] |= CHANGED_BY_OTHERS
         changed[rows] |= CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
 
+    def _start_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """What rows are before they learn: it depends on their ids, and on whether they have text.
+
+        Shape (N, K).
+        """
+        described = self.columns.text[rows, 0] != UNKNOWN
+        start = np.zeros((len(rows), self.shape.n_factors), np.float32)
+        start_vectors(start, self.hashes[rows], 0, START_DEVIATION)
+        start[described] *= np.float32(DESCRIBED_DEVIATION / START_DEVIATION)
+        return start
+
+    def _make_rankable(self, rows: NDArray[np.int32]) -> None:
+        """Items that can be recommended: seen ones, and those of the catalogue."""
+        columns, first = self.columns, int(self.columns.state[N_RANKABLE])
+        rows = rows[columns.rankable_at[rows] == UNKNOWN]
+        columns.rankable_at[rows] = np.arange(first, first + len(rows))
+        columns.rankable[first : first + len(rows)] = rows
+        columns.state[N_RANKABLE] += len(rows)
+
+    def _make_unrankable(self, row: int) -> None:
+        """An item that nobody has had and the catalogue has no more; the last takes its place."""
+        columns, place = self.columns, int(self.columns.rankable_at[row])
+        if place == UNKNOWN:
+            return
+        columns.state[N_RANKABLE] -= 1
+        last = columns.rankable[columns.state[N_RANKABLE]]
+        columns.rankable[place], columns.rankable_at[last] = last, place
+        columns.rankable_at[row] = UNKNOWN
+
     def _see(self, rows: NDArray[np.int32]) -> None:
         """Items with a first positive."""
         columns, first = self.columns, self.n_seen
         columns.seen_at[rows] = np.arange(first, first + len(rows))
         columns.seen[first : first + len(rows)] = rows
         columns.state[N_SEEN] += len(rows)
+        self._make_rankable(rows)
 
     def _gather_recent(self) -> None:
         """Note what the kernel pushed on the ring before others' positives get between."""
@@ -436,6 +499,7 @@ class ItemTable:
             raise SnapshotBroken("the item snapshot's chunks are of different snapshots")
         columns.seen[places] = rows
         columns.state[N_SEEN] = len(rows)
+        self._make_rankable(columns.seen[: len(rows)])
 
     def _refill_ring(self, head: SnapshotHeader) -> None:
         """Put the ring's hashes back as rows; with another `n_ring`, the newest of them."""

@@ -11,7 +11,6 @@ an ordinary shop are 3 MB. Rows are local to this process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -138,36 +137,34 @@ class TokenTable:
     def __len__(self) -> int:
         return int(self.columns.state[N_TOKENS])
 
-    def intern(self, hashes: Iterable[int]) -> list[int]:
-        """The rows of tokens, new ones with their start vectors; -1 where all rows are used."""
-        rows = []
-        for key in hashes:
-            row = self._index.get(key)
-            if row < 0 and len(self) < self._most:
-                row = self._add(key)
-            rows.append(row)
-        return rows
+    def intern(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): rows, new ones with start vectors; -1 of hash 0, and when all are used."""
+        rows = self._index.rows(hashes)
+        new = list(dict.fromkeys(hashes[(rows < 0) & (hashes != 0)].tolist()))
+        new = new[: self._most - len(self)]
+        if not new:
+            return rows
+        self._add(np.array(new, np.uint64))
+        return self._index.rows(hashes)
 
-    def _add(self, key: int) -> int:
-        row = len(self)
-        if row == len(self.columns.hash):
-            self._grow(min(2 * row, self._most))
-        new = np.array([key], np.uint64)
+    def _add(self, new: NDArray[np.uint64]) -> None:
+        first, end = len(self), len(self) + len(new)
+        if end > len(self.columns.hash):
+            self._grow(min(max(end, 2 * first), self._most))
         self._index.append(new)
         self.columns = self.columns._replace(
             index_keys=self._index.keys, index_values=self._index.values
         )
-        self.columns.hash[row] = key
-        start_vectors(self.columns.vectors, new, row, TEXT_DEVIATION)
-        self.columns.changed[row] = 3
-        self.columns.state[N_TOKENS] = row + 1
-        return row
+        self.columns.hash[first:end] = new
+        start_vectors(self.columns.vectors, new, first, TEXT_DEVIATION)
+        self.columns.changed[first:end] = 3
+        self.columns.state[N_TOKENS] = end
 
     def _grow(self, capacity: int) -> None:
         present, bigger = self.columns, self._columns(capacity)
         n = len(self)
         for name in ("hash", "vectors", "sums", "changed"):
-            getattr(bigger, name)[:n] = getattr(present, name)
+            getattr(bigger, name)[:n] = getattr(present, name)[:n]
         self.columns = bigger._replace(state=present.state)
 
     def _columns(self, capacity: int) -> Tokens:

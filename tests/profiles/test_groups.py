@@ -29,7 +29,7 @@ class Shop:
         self.plain = ReferenceGroups()
         self.facets = np.full((len(items), N_FACETS), -1, np.int32)
         for facet in range(N_FACETS):
-            hashes = [item.groups[facet] for item in items]
+            hashes = np.array([item.groups[facet] for item in items], np.uint64)
             self.facets[:, facet] = self.table.intern(hashes, facet)
 
     def count(self, history: list[int], item: int, weight: float = 1.0) -> None:
@@ -130,6 +130,8 @@ def test_counts_of_a_facet_never_outgrow_their_float() -> None:
 
 def test_there_are_never_more_groups_than_stated() -> None:
     table = GroupTable(capacity=1, most=3)
-    assert table.intern([7, 0, 8, 7, 9, 10], LEAF) == [0, -1, 1, 0, 2, -1]
-    assert (len(table), table.intern([8], LEAF)) == (3, [1])
+    hashes = np.array([7, 0, 8, 7, 9, 10], np.uint64)
+    assert table.intern(hashes[:2], LEAF).tolist() == [0, -1]
+    assert table.intern(hashes, LEAF).tolist() == [0, -1, 1, 0, 2, -1]
+    assert len(table) == 3
     assert len(table.columns.hash) == 3

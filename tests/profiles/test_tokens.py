@@ -15,7 +15,7 @@ def test_the_effective_vector_and_its_steps_are_those_of_the_plain_maths() -> No
     draws = np.random.default_rng(2)
     table, plain = TokenTable(K, capacity=1), ReferenceTokens(0.1, 0.1)
     hashes = [int(key) for key in draws.integers(1, 2**63, 9)]
-    assert table.intern(hashes) == list(range(9))
+    assert table.intern(np.array(hashes, np.uint64)).tolist() == list(range(9))
     plain.vectors = {key: table.columns.vectors[n].copy() for n, key in enumerate(hashes)}
     text = np.full((4, 3), -1, np.int32)
     for item, tokens in enumerate([[], [4], [0, 8], [3, 4, 5]]):
@@ -39,13 +39,15 @@ def test_the_effective_vector_and_its_steps_are_those_of_the_plain_maths() -> No
 
 def test_a_start_vector_depends_on_the_token_alone_and_has_the_stated_spread() -> None:
     one, other = TokenTable(64), TokenTable(64, capacity=1)
-    one.intern(range(1, 1001))
-    other.intern([500])
+    one.intern(np.arange(1, 1001, dtype=np.uint64))
+    other.intern(np.array([500], np.uint64))
     assert one.columns.vectors[499].tolist() == other.columns.vectors[0].tolist()
     assert abs(one.columns.vectors[:1000].std() - TEXT_DEVIATION) < 0.01
 
 
 def test_there_are_never_more_tokens_than_stated() -> None:
     table = TokenTable(K, capacity=1, most=3)
-    assert table.intern([7, 8, 7, 9, 10]) == [0, 1, 0, 2, -1]
+    hashes = np.array([7, 8, 7, 0, 9, 10], np.uint64)
+    assert table.intern(hashes[:1]).tolist() == [0]
+    assert table.intern(hashes).tolist() == [0, 1, 0, -1, 2, -1]
     assert len(table.columns.hash) == 3
