@@ -16,12 +16,13 @@ import structlog
 from mode import Service
 
 from agents.catalogue import Catalogue
+from agents.describe import Describer
 from agents.errors import SettingsError
 from agents.evaluator import Evaluator
 from agents.exchange.deltas import DeltaExchange, ExchangeConfig
 from agents.exchange.handover import HandOver
 from agents.exchange.snapshots import SnapshotWriter
-from agents.generations import GenerationWatch, RecordFormat, join, newest_format
+from agents.generations import GenerationWatch, RecordFormat, join, newest_format, oldest_format
 from agents.http.server import HttpServer
 from agents.log_check import grown
 from agents.metrics import Metrics
@@ -45,9 +46,6 @@ from streams.topics import ensure_topics
 
 logger = structlog.get_logger(__name__)
 
-OLDEST_FORMAT = 1
-"""Every worker reads it."""
-
 
 async def prepare(settings: Settings) -> Settings:
     """Before a worker starts: topics and store are there and are the ones we think they are.
@@ -58,7 +56,7 @@ async def prepare(settings: Settings) -> Settings:
     async with store_of(settings) as store:
         meta = await store.read_meta()
         await prepare_topics(settings, meta.n_partitions if meta else None)
-        return await join(settings, store, fingerprint_of(settings))
+        return await join(settings, store)
 
 
 async def prepare_topics(settings: Settings, n_folded_from: int | None = None) -> None:
@@ -167,14 +165,14 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     roles = set(settings.agents)
     app = _faust_app(settings, number, with_agents="scorer" in roles)
     # Until the first look at the store: what every worker of a mixed installation can read.
-    record_format = RecordFormat(OLDEST_FORMAT, reads_to=newest_format(settings))
+    record_format = RecordFormat(oldest_format(settings), reads_to=newest_format(settings))
     watch = GenerationWatch(settings, store, settings.instance_id(number), record_format, metrics)
     worker = Worker(app, settings, metrics, store, producer, Readiness(), watch)
     # First, so that /readyz answers "starting" while catalogue and item table are read.
     worker.http = HttpServer(worker, settings.instance_id(number))
     services: list[Service] = [StoreSession(store), watch, Sending(producer), worker.http]
 
-    if roles & {"catalogue", "scorer", "dashboard"}:
+    if roles & {"catalogue", "updater", "scorer", "dashboard"}:
         worker.catalogue = Catalogue(
             settings.kafka, topics.items.name, metrics, settings.broker_timeout_s
         )
@@ -222,7 +220,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             settings.item_snapshot_interval_s,
             wall_clock_ms,
         )
-        services.append(model)
+        services += [model, Describer(worker.catalogue, model)]
         if settings.exchange_bytes_per_s:
             worker.exchange = _exchange(settings, worker, model, number, folds=True)
             worker.snapshots.exchange = worker.exchange
@@ -253,7 +251,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             reader = Model(config, store, metrics, folds=False)
             worker.view = reader.view
             worker.exchange = _exchange(settings, worker, reader, number, folds=False)
-            services += [reader, worker.exchange]
+            services += [reader, Describer(worker.catalogue, reader), worker.exchange]
         worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules)
     if "scorer" in roles and worker.view is not None and worker.ranking is not None:
         scorer_config = ScorerConfig(

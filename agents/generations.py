@@ -23,13 +23,18 @@ from mode import Service
 from agents.errors import SettingsError, UsageError
 from agents.metrics import Metrics
 from agents.settings import Settings
+from agents.store_access import fingerprint_of, own_items_of
 from profiles.errors import RecordTooNew, StoreAway, StoreMismatch
-from profiles.shape import RECORD_FORMATS
+from profiles.shape import OWN_FORMAT, RECORD_FORMATS
 from profiles.store import MetaInfo, ProfileStore
 from profiles.store_generations import Generation, Standing, WorkerSign
 
-SHAPING = ("n_factors", "history", "seen_window", "profile_retention_s", "kinds")
+SHAPING = ("n_factors", "history", "own_items", "seen_window", "profile_retention_s", "kinds")
 """Settings that can't change within a generation: they decide the bytes of its facts."""
+
+UNSAID: dict[str, Any] = {"own_items": 0}
+"""What a description means that does not name a setting: versions before did not have it. One that
+has this value is not written either, so that they can read the description."""
 
 WATCH_S = 2.0
 """How often a worker looks; a promotion is noticed in half of that, on average."""
@@ -64,9 +69,15 @@ def newest_format(settings: Settings) -> int:
     return min(newest, settings.newest_record_format or newest)
 
 
+def oldest_format(settings: Settings) -> int:
+    """The oldest record format that has room for all facts of these settings (in force)."""
+    return OWN_FORMAT if own_items_of(settings) else RECORD_FORMATS[0]
+
+
 def shaping_of(settings: Settings) -> dict[str, Any]:
-    """The settings that shape a generation, as they are described in the store."""
-    return settings.model_dump(mode="json", include=set(SHAPING))
+    """The settings that shape a generation, each of them."""
+    shape = settings.model_dump(mode="json", include=set(SHAPING))
+    return {**shape, "own_items": own_items_of(settings)}
 
 
 def description_of(settings: Settings, fingerprint: str, record_format: int) -> Generation:
@@ -76,7 +87,11 @@ def description_of(settings: Settings, fingerprint: str, record_format: int) -> 
         state="ready",
         record_format=record_format,
         fingerprint=fingerprint,
-        settings=shaping_of(settings),
+        settings={
+            key: value
+            for key, value in shaping_of(settings).items()
+            if key not in UNSAID or value != UNSAID[key]
+        },
         created_ms=time.time_ns() // 1_000_000,
     )
 
@@ -93,7 +108,7 @@ def shaped_like(settings: Settings, described: Mapping[str, Any], name: str) -> 
             "know: upgrade it"
         )
     values = settings.model_dump(exclude_unset=True)
-    return Settings.model_validate({**values, **described, "generation": name})
+    return Settings.model_validate({**values, **UNSAID, **described, "generation": name})
 
 
 def in_force(settings: Settings, standing: Standing, *, named: bool) -> Settings:
@@ -114,7 +129,7 @@ def in_force(settings: Settings, standing: Standing, *, named: bool) -> Settings
     if name != standing.meta.generation:
         there = ", ".join(sorted(standing.generations)) or standing.meta.generation
         raise UsageError(f"no generation {name!r} in the store; there is {there}")
-    return settings.model_copy(update={"generation": name})
+    return settings.model_copy(update={**UNSAID, "generation": name})
 
 
 async def read_settings(settings: Settings, store: ProfileStore) -> Settings:
@@ -124,11 +139,11 @@ async def read_settings(settings: Settings, store: ProfileStore) -> Settings:
 
 def differing(settings: Settings, described: Mapping[str, Any]) -> dict[str, Any]:
     """Shaping settings that were given (not left at their default) and differ from these."""
-    own = shaping_of(settings)
+    own, theirs = shaping_of(settings), {**UNSAID, **described}
     return {
         key: own[key]
         for key in SHAPING
-        if key in settings.model_fields_set and key in described and own[key] != described[key]
+        if key in settings.model_fields_set and key in theirs and own[key] != theirs[key]
     }
 
 
@@ -144,7 +159,7 @@ def check_wishes(settings: Settings, standing: Standing) -> None:
     given = differing(settings, live.settings)
     if not given:
         return
-    theirs = {key: live.settings[key] for key in given}
+    theirs = {key: {**UNSAID, **live.settings}[key] for key in given}
     if any(
         not differing(settings, other.settings)
         for other in standing.generations.values()
@@ -166,18 +181,18 @@ def check_wishes(settings: Settings, standing: Standing) -> None:
     )
 
 
-async def join(settings: Settings, store: ProfileStore, fingerprint: str) -> Settings:
+async def join(settings: Settings, store: ProfileStore) -> Settings:
     """Before a worker starts: begin an empty store, or take the live generation's settings.
 
-    store: of any generation. fingerprint: of these settings. Raises StoreMismatch (another prefix
-    or partition count; records newer than this worker; shaped otherwise), SettingsError, StoreAway.
+    store: of any generation. Raises StoreMismatch (another prefix or partition count; records newer
+    than this worker; shaped otherwise), SettingsError, StoreAway.
     """
     newest = newest_format(settings)
     meta = MetaInfo(settings.generation, settings.store_prefix, settings.partitions, newest)
     standing = await store.registry.read()
     if standing.live is None:  # nothing there, or made by a version before descriptions
         record_format = newest
-        name = settings.generation
+        name, first = settings.generation, settings
         if standing.meta is not None:
             record_format, name = standing.meta.record_format, standing.meta.generation
             if name != store.config.generation:
@@ -185,10 +200,9 @@ async def join(settings: Settings, store: ProfileStore, fingerprint: str) -> Set
                     f"the live generation is {name!r}, made by a version that did not describe it: "
                     f"set generation = {name!r} for one start"
                 )
-            await _check_shape(settings, store, fingerprint)
-        described = description_of(
-            settings.model_copy(update={"generation": name}), fingerprint, record_format
-        )
+            first = settings.model_copy(update={**UNSAID, "generation": name})
+            await _check_shape(first, store)
+        described = description_of(first, fingerprint_of(first), record_format)
         standing = await store.registry.begin(meta, described)
     else:
         standing = await store.registry.begin(meta, standing.live)  # checks
@@ -209,8 +223,9 @@ async def join(settings: Settings, store: ProfileStore, fingerprint: str) -> Set
     return in_force(settings, standing, named=False)
 
 
-async def _check_shape(settings: Settings, store: ProfileStore, fingerprint: str) -> None:
+async def _check_shape(settings: Settings, store: ProfileStore) -> None:
     """May these settings describe a generation that nobody has described?"""
+    fingerprint = fingerprint_of(settings)
     for partition in range(settings.partitions):
         checkpoint = await store.read_checkpoint(partition)
         if checkpoint is not None and checkpoint.fingerprint not in ("", fingerprint):
@@ -290,7 +305,7 @@ class GenerationWatch(Service):
         self._take_format(meta)
 
     def _take_format(self, meta: MetaInfo | None) -> None:
-        if meta is None:
+        if meta is None or meta.generation != self._settings.generation:
             return
         writes = min(meta.record_format, self._format.reads_to)
         if writes != self._format.writes:

@@ -22,6 +22,7 @@ from agents.generations import (
     description_of,
     differing,
     newest_format,
+    oldest_format,
     shaped_like,
     shaping_of,
 )
@@ -66,6 +67,7 @@ class IntoReport(msgspec.Struct, frozen=True, kw_only=True):
 def plan(wishes: Settings, name: str, standing: Standing, formats: list[int]) -> Generation:
     """What the new generation is to be like: the wishes, and the live one's shape elsewhere.
 
+    What the live one's description does not name, being older, is by the settings or the default.
     formats: newest record format that each reader can read. Raises UsageError.
     """
     if standing.meta is None:
@@ -85,11 +87,13 @@ def plan(wishes: Settings, name: str, standing: Standing, formats: list[int]) ->
             )
         return there
     live = standing.live
-    shape = dict(live.settings) if live is not None else {}
     own = shaping_of(wishes)
+    shape = own | (dict(live.settings) if live is not None else {})
     shape |= {key: value for key, value in own.items() if key in wishes.model_fields_set}
     shaped = shaped_like(wishes, shape, name)
-    described = description_of(shaped, fingerprint_of(shaped), min(formats))
+    # Where an older worker still runs, it is promote that waits for its upgrade.
+    record_format = max(min(formats), oldest_format(shaped))
+    described = description_of(shaped, fingerprint_of(shaped), record_format)
     return msgspec.structs.replace(described, state="building")
 
 

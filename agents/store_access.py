@@ -7,14 +7,18 @@ kernels, so a command that only looks at the store starts in a second.
 from __future__ import annotations
 
 from agents.settings import Settings
-from profiles.shape import FoldConfig, ModelShape
+from profiles.shape import OWN_FORMAT, FoldConfig, ModelShape
 from profiles.store import ProfileStore, StoreConfig
 
 
 def fold_config_of(settings: Settings) -> FoldConfig:
     """Sizes of a profile and constants of the fold."""
     return FoldConfig(
-        shape=ModelShape(n_factors=settings.n_factors, history=settings.history),
+        shape=ModelShape(
+            n_factors=settings.n_factors,
+            history=settings.history,
+            own_items=own_items_of(settings),
+        ),
         n_recent=settings.n_recent_negatives,
         n_uniform=settings.n_uniform_negatives,
         rate=settings.learning_rate,
@@ -22,6 +26,12 @@ def fold_config_of(settings: Settings) -> FoldConfig:
         retention_ms=int(settings.profile_retention_s * 1_000),
         n_seen_slots=settings.seen_window,
     )
+
+
+def own_items_of(settings: Settings) -> int:
+    """Items of an own table; none where `newest_record_format` allows no format with room."""
+    newest = settings.newest_record_format
+    return settings.own_items if newest is None or newest >= OWN_FORMAT else 0
 
 
 def fingerprint_of(settings: Settings) -> str:

@@ -21,7 +21,7 @@ from agents.chaos.judge import Judge
 from agents.chaos.verdicts import disagreement
 from profiles.errors import RecordCorrupt, RecordTooNew
 from profiles.interactions import MAX_KINDS
-from profiles.profile import HistoryEntry, Profile
+from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import decode_profile, encode_profile, facts_of
 from profiles.shape import ModelShape
 from profiles.table import ProfileTable
@@ -105,9 +105,10 @@ def check_message(codec: EventCodec, judge: Judge, message: Message) -> None:
 
 # Records --------------------------------------------------------------------------------------
 
-SHAPE = ModelShape(n_factors=4, history=5, n_tokens=3)
+SHAPE = ModelShape(n_factors=4, history=5, n_tokens=3, own_items=7)
 _INT64 = st.integers(-(2**63), 2**63 - 1)
 _UINT64 = st.integers(1, 2**64 - 1)
+_UINT32 = st.integers(0, 2**32 - 1) | st.integers(0, 20)
 
 
 def _vectors(largest: float) -> st.SearchStrategy[np.ndarray[Any, np.dtype[np.float32]] | None]:
@@ -130,6 +131,13 @@ def _profiles(largest: float) -> st.SearchStrategy[Profile]:
         history=st.lists(entries, max_size=5),
         pending=st.lists(_UINT64, max_size=3),
         pending_ms=st.just(0),
+        n_positive=_UINT32,
+        n_sessions=_UINT32,
+        session=_UINT32,
+        session_from=_UINT32,
+        own=st.lists(
+            st.builds(OwnEntry, _UINT32, st.integers(0, 255), _UINT32, _UINT32), max_size=7
+        ),
         long_term=_vectors(largest),
         long_term_sum=st.floats(0, largest, width=32),
         vector=_vectors(largest),
@@ -144,11 +152,17 @@ EXTREME_PROFILES = _profiles(float(np.finfo(np.float32).max))
 """Vectors that no fold makes: they may be refused, and nothing else may happen."""
 
 
+FACTS = (
+    *("first_ms", "last_ms", "last_offset", "n_by_kind", "history", "pending"),
+    *("n_positive", "n_sessions", "session", "session_from", "own"),
+)
+
+
 def check_profile(profile: Profile) -> None:
     """Encode, then decode: the facts are the same bit for bit, the vectors finite."""
     record = encode_profile(profile, SHAPE)
     again = decode_profile(record, SHAPE)
-    for name in ("first_ms", "last_ms", "last_offset", "n_by_kind", "history", "pending"):
+    for name in FACTS:
         assert getattr(again, name) == getattr(profile, name), (name, again, profile)
     for vector in (again.long_term, again.vector):
         assert vector is None or np.isfinite(vector).all(), (again, profile)

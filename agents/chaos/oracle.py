@@ -22,12 +22,29 @@ BAD_REVIEW = 5
 COUNTED_ONLY = {4, BAD_REVIEW, 6}
 """Kinds that enter no history."""
 
+RETURN = 4
+PAUSE_MS = 30 * 60 * 1_000
+"""A longer one ends a session."""
+
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(slots=True)
+class Own:
+    """An item that the user had. number: of the positive event; minute: of its time, since 1970."""
+
+    times: int
+    number: int
+    minute: int
+
+
+@dataclass(slots=True)
 class Facts:
-    """What a profile must say. history: (item hash, time, weight, kind), newest first."""
+    """What a profile must say. history: (item hash, time, weight, kind), newest first.
+
+    n_positive: positive events other than repeats of the newest item. sessions: of each, the number
+    of the positive event that began it. own: by lower half of the item hash, last touched last.
+    """
 
     first_ms: int
     last_ms: int
@@ -36,6 +53,10 @@ class Facts:
     history: list[tuple[int, int, float, int]] = field(default_factory=list)
     pending_ms: int = 0
     pending: list[int] = field(default_factory=list)
+    n_positive: int = 0
+    sessions: list[int] = field(default_factory=list)
+    session: int = 0
+    own: dict[int, Own] = field(default_factory=dict)
 
     @property
     def n_events(self) -> int:
@@ -52,10 +73,13 @@ class PartitionOracle:
         *,
         history: int = 10,
         n_tokens: int = 8,
+        own_items: int = 0,
         seen_window: int = 262_144,
         own_kinds: Sequence[tuple[str, int, float, bool]] = (),
     ) -> None:
-        """own_kinds: the shop's own, (name, code, weight, positive)."""
+        """own_items: places of an own table; 0: the generation keeps none, and no sessions.
+
+        own_kinds: the shop's own, (name, code, weight, positive)."""
         self.partition = partition
         self.users: dict[str, Facts] = {}
         self.refused: dict[int, str] = {}
@@ -65,6 +89,7 @@ class PartitionOracle:
         self.n_messages = 0
         self._history = history
         self._n_tokens = n_tokens
+        self._own_items = own_items
         self._window = seen_window
         self._judge = Judge(tuple(name for name, *_ in own_kinds))
         self._own = {name: (code, weight) for name, code, weight, _ in own_kinds}
@@ -117,12 +142,36 @@ class PartitionOracle:
             facts.pending_ms = time_ms
         elif code not in self._counted_only:
             item = self._hash_of(event["item_id"])
+            if self._own_items:
+                self._note_own(facts, item, event.get("session_id"), time_ms)
             if facts.history and facts.history[0][0] == item:
                 facts.history[0] = (item, time_ms, weight, code)
             else:
                 facts.history.insert(0, (item, time_ms, weight, code))
                 del facts.history[self._history :]
             facts.pending, facts.pending_ms = [], 0
+        elif code == RETURN:
+            had = facts.own.get(self._hash_of(event["item_id"]) & 0xFFFFFFFF)
+            if had is not None and had.times:
+                had.times -= 1
+
+    def _note_own(self, facts: Facts, item: int, session_id: str | None, time_ms: int) -> None:
+        """Before the event enters the history."""
+        newest = facts.history[0] if facts.history else None
+        if newest is None or newest[0] != item:
+            facts.n_positive += 1
+            session = 0
+            if session_id is not None:
+                session = xxhash.xxh3_64_intdigest(session_id.encode()) & 0xFFFFFFFF or 1
+            other = session and facts.session and session != facts.session
+            if newest is None or other or time_ms - newest[1] > PAUSE_MS:
+                facts.sessions.append(facts.n_positive)
+            facts.session = session
+        had = facts.own.pop(item & 0xFFFFFFFF, None)
+        times = min(had.times + 1, 255) if had is not None else 1
+        facts.own[item & 0xFFFFFFFF] = Own(times, facts.n_positive, time_ms // 60_000)
+        while len(facts.own) > self._own_items:
+            del facts.own[next(iter(facts.own))]
 
     def _hash_of(self, item_id: str) -> int:
         found = self._item_hashes.get(item_id)

@@ -19,10 +19,11 @@ from agents.chaos.bed import Bed
 from agents.chaos.oracle import Facts, PartitionOracle
 from agents.chaos.scenario import Report
 from agents.chaos.watcher import Watcher
+from agents.generations import read_settings
 from agents.settings import Settings
-from agents.store_access import store_of
+from agents.store_access import fold_config_of, store_of
 from profiles.digest import FactsDigest
-from profiles.profile import HistoryEntry, Profile
+from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import decode_profile, encode_profile, facts_of
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
@@ -32,6 +33,12 @@ from streams.tailing import TopicTail
 
 STALL_S = 120.0
 """Without any progress for so long, the end of the log is not waited for any more."""
+
+COMPARED = (
+    *("first_ms", "last_ms", "last_offset", "history", "pending", "pending_ms"),
+    *("n_positive", "n_sessions", "session", "session_from", "own"),
+)
+"""Facts of a profile that are named where they differ."""
 
 N_NAMED = 3
 """Cases named in a failure; all are counted."""
@@ -91,6 +98,8 @@ async def verify(
     wait: for the checkpoints to reach the log's end first (a worker must run).
     """
     settings = settings or bed.settings()
+    async with store_of(settings) as store:
+        settings = await read_settings(settings, store)
     if wait:
         await reaches_end(settings, report)
     began = time.monotonic()
@@ -164,6 +173,7 @@ async def fold_log(settings: Settings) -> Expected:
         PartitionOracle(
             partition,
             history=settings.history,
+            own_items=fold_config_of(settings).shape.own_items,
             seen_window=settings.seen_window,
             own_kinds=own,
         )
@@ -192,7 +202,7 @@ async def messages_of(settings: Settings, topic: str) -> AsyncIterator[Sequence[
 
 def shape_of(settings: Settings) -> ModelShape:
     """Sizes of a record."""
-    return ModelShape(n_factors=settings.n_factors, history=settings.history)
+    return fold_config_of(settings).shape
 
 
 def profile_of(facts: Facts) -> Profile:
@@ -205,6 +215,14 @@ def profile_of(facts: Facts) -> Profile:
         history=[HistoryEntry(*entry) for entry in facts.history],
         pending=list(facts.pending),
         pending_ms=facts.pending_ms,
+        n_positive=facts.n_positive,
+        n_sessions=len(facts.sessions),
+        session=facts.session,
+        session_from=facts.sessions[-1] if facts.sessions else 0,
+        own=[
+            OwnEntry(short_hash, own.times, own.number, own.minute)
+            for short_hash, own in reversed(facts.own.items())
+        ],
     )
 
 
@@ -240,7 +258,7 @@ def _count(found: Found, user: str, wanted: Facts, live: Profile) -> None:
     found.doubled += sum(n for n in more.values() if n > 0)
     found.lost -= sum(n for n in more.values() if n < 0)
     expected = profile_of(wanted)
-    for name in ("first_ms", "last_ms", "last_offset", "history", "pending", "pending_ms"):
+    for name in COMPARED:
         if name == "pending_ms" and not wanted.pending:
             continue  # a query of no words leaves a time that no record holds
         if _plain(getattr(live, name)) != _plain(getattr(expected, name)):

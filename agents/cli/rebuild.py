@@ -47,6 +47,9 @@ def register(app: typer.Typer) -> None:
         history: Annotated[
             int | None, typer.Option("--history", help="With --into: events kept per user.")
         ] = None,
+        own_items: Annotated[
+            int | None, typer.Option("--own-items", help="With --into: items of an own table.")
+        ] = None,
         seen_window: Annotated[
             int | None, typer.Option("--seen-window", help="With --into: offsets, for repeats.")
         ] = None,
@@ -73,7 +76,8 @@ def register(app: typer.Typer) -> None:
         """
         if check == (into is not None):
             raise UsageError("rebuild needs either --check or --into NAME")
-        if check and (promote or accept_gap or events_per_s or n_factors or history or seen_window):
+        sizes = (n_factors, history, own_items, seen_window)
+        if check and (promote or accept_gap or events_per_s or any(s is not None for s in sizes)):
             raise UsageError("only --into takes --promote, --accept-gap, --events-per-s and sizes")
         settings = settings_for(
             config,
@@ -84,6 +88,7 @@ def register(app: typer.Typer) -> None:
             generation=generation,
             n_factors=n_factors,
             history=history,
+            own_items=own_items,
             seen_window=seen_window,
         ).settings
         output = Output(as_json)

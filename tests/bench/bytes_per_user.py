@@ -1,6 +1,6 @@
 """Bytes of the store for one user, measured in a store of its own: docs/wire.md has the table.
 
-    python tests/bench/bytes_per_user.py [--users 1000000] [--format 2]
+    python tests/bench/bytes_per_user.py [--users 1000000] [--format 2] [--own-items 20]
 
 Prints for each shop of users the mean record, the store's memory a user (used_memory before and
 after, keys and hash table included), the formula, and GiB for a million users.
@@ -23,9 +23,9 @@ import redis
 from profiles.fold import fold_batch
 from profiles.interactions import Interactions
 from profiles.items import ItemTable
-from profiles.profile import HistoryEntry, Profile
+from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import encode_profile
-from profiles.shape import RECORD_VERSION, FoldConfig, ModelShape
+from profiles.shape import OWN_FORMAT, RECORD_VERSION, FoldConfig, ModelShape
 from profiles.store_keys import Keys
 from profiles.table import ProfileTable
 from streams.embedded.store import StoreServer
@@ -51,9 +51,9 @@ def formula(n_record: int, n_key: int) -> float:
     return block(n_record + 6) + block(n_key + 19) + 64 / 4.3
 
 
-def online_retail(record_format: int) -> dict[str, bytes]:
+def online_retail(record_format: int, shape: ModelShape) -> dict[str, bytes]:
     """Every customer of a year, folded by the product: purchases and returns of real articles."""
-    config = FoldConfig()
+    config = FoldConfig(shape=shape)
     users: list[str] = []
     items: list[str] = []
     times: list[int] = []
@@ -93,25 +93,35 @@ def online_retail(record_format: int) -> dict[str, bytes]:
 
 
 def made_up(
-    lengths: Sequence[int], generator: np.random.Generator, record_format: int
+    lengths: Sequence[int], generator: np.random.Generator, record_format: int, shape: ModelShape
 ) -> Iterator[bytes]:
-    """A record for each number of events: of ten gaps seven are about a minute, three five days."""
-    shape = ModelShape()
+    """A record for each number of events: of ten gaps seven are about a minute, three five days.
+
+    Each event is of another item, none has a session id: the longest own table that n events make.
+    """
     for n in lengths:
         now = 1_762_430_400_000 + int(generator.integers(10**9))
         minutes, days = generator.exponential(6e4, n), generator.exponential(5 * 864e5, n)
         gaps = np.where(generator.random(n) < 0.7, minutes, days).astype(np.int64)
         ages = np.cumsum(gaps) - gaps[0]
-        history = [
+        events = [
             HistoryEntry(int(generator.integers(2**63)), now - int(age), 1.0, 0)
-            for age in ages[: shape.history]
+            for age in ages[: max(shape.history, shape.own_items)]
+        ]
+        own = [
+            OwnEntry(event.item_hash % 2**32, 1, int(n) - a, event.time_ms // 60_000)
+            for a, event in enumerate(events[: shape.own_items])
         ]
         profile = Profile(
             first_ms=now - int(ages[-1]),
             last_ms=now,
             last_offset=int(generator.integers(10**7)),
             n_by_kind={0: int(n), 2: 1} if n > 4 else {0: int(n)},
-            history=history,
+            history=events[: shape.history],
+            n_positive=int(n) if own else 0,
+            n_sessions=int((gaps > 1_800_000).sum()) if own else 0,
+            session_from=int(n) if own else 0,
+            own=own,
             long_term=generator.normal(size=64).astype(np.float32) if n >= 5 else None,
             long_term_sum=0.5 if n >= 5 else 0.0,
             vector=generator.normal(size=64).astype(np.float32),
@@ -144,16 +154,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--format", type=int, default=RECORD_VERSION)
+    parser.add_argument("--own-items", type=int, default=ModelShape().own_items)
     asked = parser.parse_args()
+    shape = ModelShape(own_items=asked.own_items if asked.format >= OWN_FORMAT else 0)
     generator = np.random.default_rng(7)
     # P(a user has at least n events) = 1/n: half have one, a tenth ten or more.
     zipf = np.minimum(1 / (1 - generator.random(N_KINDS_OF_RECORDS)), 10_000).astype(np.int64)
     ids = [f"u{n:07d}" for n in range(asked.users)]
-    retail = online_retail(asked.format)
+    retail = online_retail(asked.format, shape)
+    few = list(made_up(zipf.tolist(), generator, asked.format, shape))
+    many = list(made_up([30] * 5000, generator, asked.format, shape))
     shops = [
         ("online-retail's customers", list(retail.values()), list(retail)),
-        ("n or more events: 1 of n users", [*made_up(zipf.tolist(), generator, asked.format)], ids),
-        ("everyone ten events or more", [*made_up([30] * 5000, generator, asked.format)], ids),
+        ("n or more events: 1 of n users", few, ids),
+        ("everyone 30 events", many, ids),
     ]
     rows = [f"{'shop':32}{'users':>10}{'record':>8}{'store':>8}{'formula':>9}{'GiB/million':>13}"]
     for name, records, user_ids in shops:
@@ -165,7 +179,9 @@ def main() -> None:
             f"{name:32}{len(user_ids):10,}{size:8.1f}{store:8.1f}{told:9.1f}"
             f"{store * 1e6 / 2**30:13.3f}"
         )
-    sys.stdout.write(f"{version}, format {asked.format}\n" + "\n".join(rows) + "\n")
+    sys.stdout.write(
+        f"{version}, format {asked.format}, {shape.own_items} own items\n" + "\n".join(rows) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Format 2 of a record once more, from its page in docs/wire.md, in plain Python and numpy.
+"""Formats 2 and 3 of a record once more, by docs/wire.md, in plain Python and numpy.
 
 Shares no code with `profiles`; the tests hold the compiled writer to it.
 """
@@ -22,15 +22,15 @@ def varint(number: int) -> bytes:
     return bytes(out)
 
 
-def plain_record(profile: Profile) -> bytes:
+def plain_record(profile: Profile, record_format: int) -> bytes:
     """The bytes of a profile of three factors."""
     vector = profile.vector
     if vector is not None and np.abs(vector).max() < 2.0**-100:
         vector = None
     parts = bytes(
         [
-            2,
-            1 if profile.pending else 0,
+            record_format,
+            (1 if profile.pending else 0) + _own_parts(profile),
             (1 if profile.long_term is not None else 0) + (2 if vector is not None else 0),
         ]
     )
@@ -74,6 +74,43 @@ def _facts(profile: Profile) -> bytes:
         out += varint(profile.last_ms - profile.pending_ms)
         out += varint(len(profile.pending))
         out += struct.pack(f"<{len(profile.pending)}Q", *profile.pending)
+    if _own_parts(profile) & 2:
+        out += _own(profile)
+    if _own_parts(profile) & 4:
+        out += struct.pack("<I", profile.session)
+    return out
+
+
+def _own_parts(profile: Profile) -> int:
+    table = profile.n_positive or profile.n_sessions or profile.session_from or profile.own
+    return (2 if table else 0) + (4 if profile.session else 0)
+
+
+def _own(profile: Profile) -> bytes:
+    out = varint(profile.n_positive) + varint(profile.n_sessions)
+    out += varint((profile.n_positive - profile.session_from) % 2**32) + varint(len(profile.own))
+    told, met = [], set()
+    for a, entry in enumerate(profile.history):
+        short = entry.item_hash % 2**32
+        if short not in met:
+            met.add(short)
+            number = (profile.n_positive - a) % 2**32
+            told.append((short, number, entry.time_ms // 60_000))
+    number, minute = (profile.n_positive + 1) % 2**32, profile.last_ms // 60_000
+    for own in profile.own:
+        few = own.times if 1 <= own.times <= 3 else 0
+        times = b"" if few else bytes([own.times])
+        if told and told[0] == (own.short_hash, own.number, own.minute):
+            told.pop(0)
+            out += bytes([few + 4]) + times
+        else:
+            fewer = (number - own.number) % 2**32
+            earlier, later = own.minute < minute, own.minute > minute
+            out += bytes([few + 8 * (fewer != 1) + 16 * earlier + 32 * later])
+            out += struct.pack("<I", own.short_hash) + times
+            out += varint(fewer) if fewer != 1 else b""
+            out += varint(abs(minute - own.minute)) if earlier or later else b""
+        number, minute = own.number, own.minute
     return out
 
 

@@ -23,6 +23,7 @@ from agents.rebuild import Rebuild
 from agents.rebuild_into import RebuildInto
 from agents.settings import Settings
 from agents.store_access import store_of
+from profiles.shape import RECORD_VERSION
 from streams.manual_reader import ManualReader
 from streams.topics import admin_client
 
@@ -217,7 +218,9 @@ async def rolling_upgrade(bed: Bed, draw: random.Random, report: Report, plan: P
         await Load(bed, plan.seed + 1, n_events // 4, RATE_PER_S).done()
         await verify(bed, report, watcher)
         formats = await _formats(bed)
-        report.check(2 in formats, "records are written in the new format", str(formats))
+        report.check(
+            RECORD_VERSION in formats, "records are written in the new format", str(formats)
+        )
         for worker in new.values():
             report.check(worker.alive(), f"{worker.name} goes on", worker.log_tail()[-300:])
 
