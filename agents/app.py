@@ -16,7 +16,7 @@ import structlog
 from mode import Service
 
 from agents.catalogue import Catalogue
-from agents.describe import Describer
+from agents.describer import Describer
 from agents.errors import SettingsError
 from agents.evaluator import Evaluator
 from agents.exchange.deltas import DeltaExchange, ExchangeConfig
@@ -173,10 +173,10 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
     services: list[Service] = [StoreSession(store), watch, Sending(producer), worker.http]
 
     if roles & {"catalogue", "updater", "scorer", "dashboard"}:
-        worker.catalogue = Catalogue(
+        catalogue = worker.catalogue = Catalogue(
             settings.kafka, topics.items.name, metrics, settings.broker_timeout_s
         )
-        services.append(worker.catalogue)
+        services.append(catalogue)
     if "updater" in roles:
         model = worker.model = Model(config, store, metrics)
         worker.view = model.view
@@ -220,7 +220,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             settings.item_snapshot_interval_s,
             wall_clock_ms,
         )
-        services += [model, Describer(worker.catalogue, model)]
+        services += [model, Describer(catalogue, model)]
         if settings.exchange_bytes_per_s:
             worker.exchange = _exchange(settings, worker, model, number, folds=True)
             worker.snapshots.exchange = worker.exchange
@@ -251,7 +251,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             reader = Model(config, store, metrics, folds=False)
             worker.view = reader.view
             worker.exchange = _exchange(settings, worker, reader, number, folds=False)
-            services += [reader, Describer(worker.catalogue, reader), worker.exchange]
+            services += [reader, Describer(catalogue, reader), worker.exchange]
         worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules)
     if "scorer" in roles and worker.view is not None and worker.ranking is not None:
         scorer_config = ScorerConfig(

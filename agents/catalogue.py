@@ -6,6 +6,10 @@ the model's business.
 
 from __future__ import annotations
 
+import asyncio
+from itertools import islice
+
+import msgspec
 import structlog
 from mode import Service
 
@@ -33,6 +37,8 @@ class Catalogue(Service):
         super().__init__()
         self.out_of_stock: set[str] = set()
         self.version = 0  # rises with every change, so that readers know when to look again
+        self.has_news = asyncio.Event()  # set while `take_news` has something
+        self._news: dict[str, None] = {}
         self._items: dict[str, Item] = {}
         self._n_refused = 0
         self._metrics = metrics
@@ -55,6 +61,16 @@ class Catalogue(Service):
         """What the shop says of an item; None if nothing."""
         return self._items.get(item_id)
 
+    def take_news(self, most: int) -> dict[str, Item | None]:
+        """Items that say something else than at the last call, in the order of their news; None:
+        gone. Of everything at first; stock makes no news. One caller takes them."""
+        told = {item_id: self._items.get(item_id) for item_id in islice(self._news, most)}
+        for item_id in told:
+            del self._news[item_id]
+        if not self._news:
+            self.has_news.clear()
+        return told
+
     def title(self, item_id: str) -> str:
         """A name for people: the title, else the id."""
         item = self._items.get(item_id)
@@ -71,6 +87,7 @@ class Catalogue(Service):
         """One upsert or, with a null value, deletion."""
         self.version += 1
         item_id = (message.key or b"").decode("utf-8", "replace")
+        before = self._items.get(item_id)
         if message.value is None:
             self._items.pop(item_id, None)
             self.out_of_stock.discard(item_id)
@@ -98,4 +115,14 @@ class Catalogue(Service):
                 self.out_of_stock.discard(item.item_id)
             else:
                 self.out_of_stock.add(item.item_id)
+        if not _says_the_same(before, self._items.get(item_id)):
+            self._news[item_id] = None
+            self.has_news.set()
         self._metrics.catalogue_items.set(len(self._items))
+
+
+def _says_the_same(one: Item | None, other: Item | None) -> bool:
+    """Whether two entries differ in stock at most."""
+    if one is None or other is None:
+        return one is other
+    return one == msgspec.structs.replace(other, in_stock=one.in_stock)

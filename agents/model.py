@@ -363,6 +363,7 @@ class Model(Service):
     def _replace(self, table: ItemTable) -> None:
         """In the model thread. All of a snapshot is known to all: what is folded or added from
         here on is kept apart from the first event on."""
+        table.describe(self.items.descriptions())
         self.items = table
         if self.exchange is not None and self._folds:
             table.share()

@@ -12,6 +12,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from mode import Service
+
+from agents.catalogue import Catalogue
+from agents.describer import Describer
 from agents.errors import UsageError
 from agents.generations import RecordFormat, newest_format
 from agents.log_check import LogCheck, all_of
@@ -54,6 +58,11 @@ class Refold:
         self.reader = ManualReader(settings.kafka, settings.topics().events.name)
         config = replace(fold_config_of(settings), learn=learn)
         self.model = Model(config, store, self.metrics)
+        # Facts don't depend on what the catalogue says: a check does without it.
+        self._told: list[Service] = [self.model]
+        if learn:
+            catalogue = Catalogue(settings.kafka, settings.topics().items.name, self.metrics)
+            self._told = [catalogue, self.model, Describer(catalogue, self.model)]
         self.log: LogIdentity
         self._store = store
         kinds = settings.kinds_table()
@@ -84,7 +93,8 @@ class Refold:
             )
         try:
             await self.reader.start()
-            await self.model.start()
+            for service in self._told:
+                await service.start()
         except BaseException:
             await self.__aexit__()
             raise
@@ -92,7 +102,8 @@ class Refold:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.reader.stop()
-        await self.model.stop()
+        for service in reversed(self._told):
+            await service.stop()
 
     async def acquire(
         self, accepted: dict[int, tuple[int, int]] | None = None, *, accept_gap: bool = False

@@ -29,9 +29,9 @@ _WORD = re.compile(r"\w+")
 
 
 class Description(NamedTuple):
-    """groups: hash by facet, 0: unknown. tokens: different hashes, at most `MOST_TOKENS`."""
+    """groups: a hash by facet, 0: unknown. tokens: different hashes, at most `MOST_TOKENS`."""
 
-    groups: tuple[int, int, int, int]
+    groups: tuple[int, ...]
     tokens: tuple[int, ...]
 
 
@@ -65,12 +65,8 @@ def describe(
     tokens = [_hash(name, _TOKEN_SEED + 1) for name in paths[: MOST_TOKENS // 2]]
     tokens += [_hash(name, _TOKEN_SEED + 2 + n) for n, name in enumerate((brand, band)) if name]
     tokens += [_hash(word, _TOKEN_SEED) for word in _WORD.findall((title or "").casefold())]
-    leaf, parent, by_brand, by_price = (
-        _hash(name, _GROUP_SEED + facet) if name else 0 for facet, name in enumerate(names)
-    )
-    return Description(
-        (leaf, parent, by_brand, by_price), tuple(dict.fromkeys(tokens))[:MOST_TOKENS]
-    )
+    groups = (_hash(name, _GROUP_SEED + facet) if name else 0 for facet, name in enumerate(names))
+    return Description(tuple(groups), tuple(dict.fromkeys(tokens))[:MOST_TOKENS])
 
 
 def price_band(price: float | None) -> str:

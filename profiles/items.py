@@ -186,6 +186,21 @@ class ItemTable:
             self._make_unrankable(row)
         self._mark_others(rows)
 
+    def descriptions(self) -> dict[str, Description]:
+        """What `describe` has said, for another table; not of items that nothing was said of."""
+        columns = self.columns
+        rows = columns.rankable[: columns.state[N_RANKABLE]]
+        said = (columns.facets[rows] != UNKNOWN).any(axis=1) | (columns.text[rows, 0] != UNKNOWN)
+        rows = rows[said | (columns.seen_at[rows] == UNKNOWN)]
+        groups = np.append(self.groups.columns.hash, np.uint64(0))[columns.facets[rows]]
+        tokens = np.append(self.tokens.columns.hash, np.uint64(0))[columns.text[rows]]
+        return {
+            self.ids[row]: Description(tuple(of_groups), tuple(filter(None, of_tokens)))
+            for row, of_groups, of_tokens in zip(
+                rows.tolist(), groups.tolist(), tokens.tolist(), strict=True
+            )
+        }
+
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
         return self._row_of.get(item_id)

@@ -126,6 +126,17 @@ def test_readers_hear_of_an_entry_and_others_need_not() -> None:
     assert set(changes.new_ids.values()) == {"a", "b"}
 
 
+def test_what_was_said_can_be_said_to_another_table() -> None:
+    items, other = table(), table(capacity=1)
+    entries = {"lamp": LAMP, "rug": RUG, "plain": describe()}
+    items.intern(["not described"])
+    items.describe(entries | {"gone": LAMP})
+    items.describe({"gone": None})
+    assert items.descriptions() == entries
+    other.describe(items.descriptions())
+    assert (rankable(other), other.descriptions()) == (set(entries), entries)
+
+
 def test_where_all_rows_are_used_an_item_keeps_the_tokens_that_have_one() -> None:
     items = table()
     items.groups, items.tokens = GroupTable(most=3), TokenTable(32, most=6)

@@ -12,7 +12,7 @@ from streams.events import Item
 def test_nothing_said_gives_nothing() -> None:
     assert describe() == NOTHING
     assert describe("", [], "", 0.0) == NOTHING
-    assert description_of(None) == description_of(Item(item_id="a")) == NOTHING
+    assert description_of(Item(item_id="a")) == NOTHING
 
 
 def test_an_item_is_described_by_all_that_its_entry_says() -> None:
