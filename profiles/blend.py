@@ -5,6 +5,7 @@ A context has four active parts of nine; its weights are their sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,6 +97,18 @@ def new_blend() -> Blend:
         n=np.zeros(N_PARTS, np.int64),
         state=np.zeros(2, np.int64),
     )
+
+
+def average_theta(said: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]) -> Any:
+    """What processes that fold have learned, each by its steps, for one that does not.
+
+    said: theta and n of each, at least one. float32 (9, F); a part that nobody has made a step in
+    is as it starts.
+    """
+    steps = np.array([n for _, n in said], np.float64)  # (S, 9)
+    share = steps / np.maximum(steps.sum(0), 1)
+    theta = np.einsum("sp,spf->pf", share, np.array([theta for theta, _ in said], np.float64))
+    return np.where(steps.sum(0)[:, None] > 0, theta, new_blend().theta).astype(np.float32)
 
 
 class BlendScratch(NamedTuple):

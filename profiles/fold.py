@@ -23,9 +23,9 @@ from profiles.kernel import (
     LEARNED,
     RESET,
     Batch,
-    Constants,
     fold_events,
 )
+from profiles.scratch import constants_of
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
 
@@ -69,20 +69,23 @@ def fold_batch(
     """
     batch, n_weights = _bounded(_batch(interactions))
     n = len(interactions)
+    items.queries.reserve(_most_query_rows(profiles, batch))
     counters = np.zeros(4, np.int64)
     last_of_user = np.empty(n, np.int32)
     state, about, loss, n_users, watermark_ms = fold_events(
         profiles.columns,
-        items.columns,
+        items.model,
+        items.journal,
         batch,
         interactions.partition,
-        _constants(config),
+        constants_of(config),
         watermark_ms,
         profiles.last_event,
         profiles.end_row,
         len(items),
         counters,
         last_of_user,
+        items.scratch(config),
     )
     if state == BAD_INPUT:
         raise ValueError("a row, kind or token is out of range, or the offsets don't rise")
@@ -106,22 +109,12 @@ def fold_batch(
     )
 
 
-def _constants(config: FoldConfig) -> Constants:
-    return Constants(
-        n_recent=config.n_recent,
-        n_uniform=config.n_uniform,
-        rate=float(config.rate),
-        sum_start=float(config.sum_start),
-        l2=float(config.l2),
-        recency=float(config.recency),
-        sharpness=float(config.sharpness),
-        context_scale=float(config.context_scale),
-        half_life_ms=config.popularity_half_life_s * 1000.0,
-        retention_ms=config.retention_ms,
-        long_term_from=int(config.long_term_from),
-        max_norm=float(config.max_norm),
-        learn=bool(config.learn),
-    )
+def _most_query_rows(profiles: ProfileTable, batch: Batch) -> int:
+    """Words and whole queries that this batch may have to make rows for."""
+    n_tokens = len(batch.tokens)
+    pending = profiles.columns.n_pending[batch.user_row[batch.positive != 0]]
+    n_pending = int(pending.sum())
+    return n_tokens + n_pending + (len(batch.user_row) if n_tokens + n_pending else 0)
 
 
 def _bounded(batch: Batch) -> tuple[Batch, int]:

@@ -99,3 +99,10 @@ def grown(present: ItemColumns, capacity: int) -> ItemColumns:
         if name not in ONCE:
             getattr(bigger, name)[: len(column)] = column
     return bigger._replace(ring=present.ring, state=present.state)
+
+
+def mark_others(changed: NDArray[np.uint8], rows: NDArray[np.int32]) -> None:
+    """Rows changed, but not by us: unless we have, too, since readers last looked."""
+    quiet = rows[changed[rows] & CHANGED_FOR_DELTA == 0]
+    changed[quiet] |= CHANGED_BY_OTHERS
+    changed[rows] |= CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT

@@ -33,14 +33,34 @@ from profiles.item_columns import (
     UNKNOWN,
     grown,
     item_columns,
+    mark_others,
 )
 from profiles.item_columns import ItemColumns as ItemColumns
+from profiles.learned import (
+    JOURNAL,
+    N_NOTED,
+    Learned,
+    Positives,
+    count_told,
+    journal_for,
+    positives_in,
+)
 from profiles.lists import grown_lists, lists_for
 from profiles.model import Model
+from profiles.model_delta import take_model_delta
 from profiles.negatives import start_vectors
 from profiles.queries import QueryTable
+from profiles.rebase import take_groups, take_lists, take_numbers, take_queries
+from profiles.scratch import Scratch, scratch_for
 from profiles.shape import FoldConfig, ModelShape
-from profiles.sharing import RowChanges, Sharing, add_changes, rows_of_hashes
+from profiles.sharing import (
+    TOKEN_COLUMNS,
+    RowChanges,
+    Sharing,
+    add_changes,
+    item_additive,
+    rows_of_hashes,
+)
 from profiles.tokens import DESCRIBED_DEVIATION, TokenTable
 from profiles.view import ItemDelta as ItemDelta
 from profiles.view import ItemView as ItemView
@@ -109,11 +129,10 @@ class ItemTable:
         self.tokens = TokenTable(shape.n_factors)
         self.queries = QueryTable(shape.n_factors)
         self.blend = new_blend()
+        self._scratch: tuple[tuple[int, ...], Scratch] | None = None
+        self.journal: Learned = journal_for(0, shape.n_tokens)
         self.sharing: Sharing | None = None
         self._n_in_delta = 0
-        self._recent: list[NDArray[np.uint64]] = []  # our positives since they were last taken
-        self._n_recent_taken = 0  # how many there were, also those that are no more in `_recent`
-        self._n_recent_at = 0  # N_LEARNED up to which they are in `_recent`
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -144,6 +163,14 @@ class ItemTable:
             queries=self.queries.columns,
             blend=self.blend,
         )
+
+    def scratch(self, config: FoldConfig) -> Scratch:
+        """Memory for a call of the kernel, the same as long as it is large enough."""
+        n_items, n_groups = len(self.hashes), len(self.groups.columns.hash)
+        sizes = (n_items, n_groups, config.n_recent, config.n_uniform)
+        if self._scratch is None or self._scratch[0] != sizes:
+            self._scratch = sizes, scratch_for(config, n_items, n_groups)
+        return self._scratch[1]
 
     def intern(self, item_ids: Sequence[str]) -> NDArray[np.int32]:
         """int32 (B,): the row of each item; an id never seen gets a row and its start vector."""
@@ -184,7 +211,7 @@ class ItemTable:
         self._make_rankable(rows[listed])
         for row in rows[~listed & (columns.seen_at[rows] == UNKNOWN)].tolist():
             self._make_unrankable(row)
-        self._mark_others(rows)
+        mark_others(self.columns.changed, rows)
 
     def descriptions(self) -> dict[str, Description]:
         """What `describe` has said, for another table; not of items that nothing was said of."""
@@ -216,33 +243,47 @@ class ItemTable:
         rows = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_DELTA).astype(np.int32)
         if self.sharing is not None:
             self.sharing.note(rows[columns.changed[rows] & CHANGED_BY_OTHERS == 0])
+            self._note_tokens()
         columns.changed[rows] &= 0xFF ^ (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
         first_new, self._n_in_delta = self._n_in_delta, n
         return ItemDelta(
             first_new=first_new,
             new_ids=self.ids[first_new:],
-            rows=rows,
-            vectors=columns.vectors[rows],
-            counts=columns.counts[rows],
-            count_ms=columns.count_ms[rows],
-            n_positive=columns.n_positive[rows],
-            clock_ms=self.clock_ms,
-            n_learned=self.n_learned,
+            model=take_model_delta(self.model, rows, n, everything=first_new == 0),
         )
 
     def share(self) -> None:
         """Keep account of what others don't know; everything so far counts as known to all."""
-        self._gather_recent()
-        self._recent.clear()
-        self.sharing = Sharing(self, self.config.popularity_half_life_s)
+        self.sharing = Sharing(self, item_additive(self.config))
+        self.tokens.sharing = Sharing(self.tokens, TOKEN_COLUMNS, named=False)
+        self.journal = journal_for(JOURNAL, self.shape.n_tokens)
 
     def stop_sharing(self) -> None:
         """Nobody listens: from here on nothing is public, and snapshots hold the table."""
-        self.sharing = None
-        self._recent.clear()
+        self.sharing = self.tokens.sharing = None
+        self.journal = journal_for(0, self.shape.n_tokens)
+
+    @property
+    def oldest_pending(self) -> int | None:
+        """The round in which the oldest change was noted that nobody else has; None: none is."""
+        oldest = [sharing.oldest for sharing in self._shared()]
+        return min((since for since in oldest if since is not None), default=None)
+
+    @property
+    def n_pending(self) -> int:
+        """Rows of items and of tokens with changes that nobody else has."""
+        return sum(sharing.n_pending for sharing in self._shared())
+
+    def end_round(self) -> None:
+        """What is learned from here on is younger than what was pending."""
+        for sharing in self._shared():
+            sharing.end_round()
+
+    def _shared(self) -> list[Sharing]:
+        return [s for s in (self.sharing, self.tokens.sharing) if s is not None]
 
     def take_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
-        """What to send next, see `Sharing.take`; only for a table that is shared."""
+        """Rows to send next, see `Sharing.take`; only for a table that is shared."""
         assert self.sharing is not None
         changes = self.sharing.take(self, most_rows, overdue)
         if changes is not None:
@@ -250,13 +291,21 @@ class ItemTable:
             self.columns.changed[rows] |= CHANGED_FOR_SNAPSHOT
         return changes
 
-    def take_recent(self, most: int) -> tuple[int, NDArray[np.uint64]]:
-        """Positives learned here since the last call: how many, and the newest items' hashes."""
-        self._gather_recent()
-        recent = np.concatenate([*self._recent, np.zeros(0, np.uint64)])
-        n, self._n_recent_taken = self._n_recent_taken, 0
-        self._recent.clear()
-        return n, recent[-most:] if most else recent[:0]
+    def take_token_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
+        """The same of tokens of texts."""
+        assert self.tokens.sharing is not None
+        return self.tokens.sharing.take(self.tokens, most_rows, overdue)
+
+    @property
+    def n_positives_pending(self) -> int:
+        """Learned here and not told yet."""
+        return int(self.journal.state[N_NOTED])
+
+    def take_positives(self, most: int) -> Positives:
+        """What was learned from here since the last call; of more than `most` a sample."""
+        positives = positives_in(self.journal, self.hashes, most)
+        self.journal.state[N_NOTED] = 0
+        return positives
 
     def add_changes(self, changes: RowChanges) -> int:
         """Others' learning, between two batches. Returns how many rows could not be placed."""
@@ -271,51 +320,80 @@ class ItemTable:
         found = self._rows_of_hashes(changes.hashes)
         places = np.flatnonzero(found >= 0)
         rows = found[places]
-        half_life_s = self.config.popularity_half_life_s
-        add_changes(columns._asdict(), rows, changes, places, self.clock_ms, half_life_s)
+        additive = item_additive(self.config)
+        add_changes(columns._asdict(), additive, rows, changes, places, self.clock_ms)
         if self.sharing is not None:
             self.sharing.add(self, rows, changes, places)
-        self._mark_others(rows)
+        mark_others(self.columns.changed, rows)
         self._see(rows[(columns.seen_at[rows] < 0) & (columns.n_positive[rows] > 0)])
         return len(changes) - len(places)
 
-    def add_recent(self, n_learned: int, hashes: NDArray[np.uint64]) -> None:
-        """Others' positives, oldest first: they are drawn as negatives here too."""
-        self._gather_recent()
-        columns, state = self.columns, self.columns.state
-        rows = self._rows_of_hashes(hashes)
-        size = len(columns.ring)
-        rows = rows[rows >= 0][-size:]
-        places = (state[RING_NEXT] + np.arange(len(rows))) % size
-        n_free = size - int(state[RING_N])
-        np.subtract.at(columns.ring_count, columns.ring[places[n_free:]], 1)
-        columns.ring[places] = rows
-        np.add.at(columns.ring_count, rows, 1)
-        state[RING_N] = min(size, int(state[RING_N]) + len(rows))
-        state[RING_NEXT] = (int(state[RING_NEXT]) + len(rows)) % size
-        self._see(np.unique(rows[columns.seen_at[rows] < 0]))
-        state[N_LEARNED] += n_learned
-        self._n_recent_at = int(state[N_LEARNED])
+    def add_token_changes(self, changes: RowChanges) -> int:
+        """The same of tokens, which get a row here if nothing was described by them yet."""
+        found = self.tokens.intern(changes.hashes)
+        places = np.flatnonzero(found >= 0)
+        rows = found[places]
+        columns = self.tokens.columns
+        add_changes(columns._asdict(), TOKEN_COLUMNS, rows, changes, places, 0)
+        if self.tokens.sharing is not None:
+            self.tokens.sharing.add(self.tokens, rows, changes, places)
+        mark_others(columns.changed, rows)
+        return len(changes) - len(places)
+
+    def add_positives(self, positives: Positives) -> None:
+        """Others' positives: counted as our own, and drawn as negatives here too."""
+        self.queries.reserve(len(positives.words) + len(positives))
+        counted = np.zeros(len(self.hashes), np.uint8)
+        model = self.model._replace(items=self.columns._replace(changed=counted))
+        count_told(
+            model,
+            positives,
+            self._rows_of_hashes(positives.hashes),
+            self._rows_of_hashes(positives.history.ravel()).reshape(positives.history.shape),
+            self._n_short,
+        )
+        mark_others(self.columns.changed, np.flatnonzero(counted).astype(np.int32))
 
     def rebase(self, other: ItemTable) -> None:
-        """Another snapshot is what is public now; what of ours is pending stays on top of it."""
+        """Another snapshot is what is public now; what of ours is pending stays on top of it.
+
+        other: its table, given up. What is no sum is that table's, and our positives that wait to
+        be told are counted on it once more. The blend stays our own.
+        """
         assert self.sharing is not None
-        self.columns.state[CLOCK_MS] = max(self.clock_ms, other.clock_ms)
+        assert self.tokens.sharing is not None
+        columns, state = self.columns, self.columns.state
+        state[CLOCK_MS] = max(self.clock_ms, other.clock_ms)
         first = len(self.ids)
         rows = self.intern(other.ids)
-        self.columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
+        columns = self.columns
+        columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
         lacking = np.setdiff1d(np.arange(len(self.ids), dtype=np.int32), rows)
         self.sharing.rebase(rows, other.columns, self, self._start_vectors(lacking))
-        self._mark_others(np.arange(len(self.ids), dtype=np.int32))
-        self._see(rows[(self.columns.seen_at[rows] < 0) & (self.columns.n_positive[rows] > 0)])
+        tokens = self.tokens.intern(other.tokens.hashes[: len(other.tokens)])
+        lacking = np.setdiff1d(np.arange(len(self.tokens), dtype=np.int32), tokens)
+        start = self.tokens.start_vectors(lacking)
+        self.tokens.sharing.rebase(tokens, other.tokens.columns, self.tokens, start)
+        mark_others(self.tokens.columns.changed, np.arange(len(self.tokens), dtype=np.int32))
+        take_lists(self.lists, other.lists, rows)
+        take_groups(self.groups, other.groups.columns)
+        take_numbers(columns, other.columns, rows, len(self.ids), self._n_short)
+        self.queries = take_queries(self.queries, other.queries, rows)
+        self._see(rows[(columns.seen_at[rows] < 0) & (columns.n_positive[rows] > 0)])
+        mark_others(columns.changed, np.arange(len(self.ids), dtype=np.int32))
+        self.add_positives(positives_in(self.journal, self.hashes, JOURNAL))
         self.mark_unsaved()
 
-    def _mark_others(self, rows: NDArray[np.int32]) -> None:
-        """Changed, but not by us: unless we have, too, since readers last looked."""
-        changed = self.columns.changed
-        quiet = rows[changed[rows] & CHANGED_FOR_DELTA == 0]
-        changed[quiet] |= CHANGED_BY_OTHERS
-        changed[rows] |= CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
+    @property
+    def _n_short(self) -> int:
+        return min(self.config.n_ring_short, self.config.n_ring)
+
+    def _note_tokens(self) -> None:
+        """Tokens that the kernel changed are pending."""
+        assert self.tokens.sharing is not None
+        changed = self.tokens.columns.changed
+        bits = changed & (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
+        self.tokens.sharing.note(np.flatnonzero(bits == CHANGED_FOR_DELTA).astype(np.int32))
 
     def _start_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """What rows are before they learn: it depends on their ids, and on whether they have text.
@@ -347,26 +425,14 @@ class ItemTable:
         columns.rankable_at[row] = UNKNOWN
 
     def _see(self, rows: NDArray[np.int32]) -> None:
-        """Items with a first positive."""
+        """Items with a first positive, which is not older than the newest one is."""
         columns, first = self.columns, self.n_seen
+        unnumbered = rows[columns.first_number[rows] == 0]
+        columns.first_number[unnumbered] = columns.last_number[unnumbered] = max(1, self.n_learned)
         columns.seen_at[rows] = np.arange(first, first + len(rows))
         columns.seen[first : first + len(rows)] = rows
         columns.state[N_SEEN] += len(rows)
         self._make_rankable(rows)
-
-    def _gather_recent(self) -> None:
-        """Note what the kernel pushed on the ring before others' positives get between."""
-        columns, state = self.columns, self.columns.state
-        n = int(state[N_LEARNED]) - self._n_recent_at
-        self._n_recent_at = int(state[N_LEARNED])
-        if self.sharing is None or n <= 0:
-            return
-        self._n_recent_taken += n
-        n = min(n, len(columns.ring), int(state[RING_N]))
-        places = (int(state[RING_NEXT]) - n + np.arange(n)) % len(columns.ring)
-        self._recent.append(self.hashes[columns.ring[places]])
-        if sum(map(len, self._recent)) > 2 * len(columns.ring):
-            self._recent = [np.concatenate(self._recent)[-len(columns.ring) :]]
 
     def _rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         return rows_of_hashes(self._index.keys, self._index.values, hashes)
@@ -435,7 +501,6 @@ class ItemTable:
         state = table.columns.state
         state[N_LEARNED], state[CLOCK_MS] = head.n_learned, head.clock_ms
         table.columns.changed[: len(table.ids)] = CHANGED_FOR_DELTA | CHANGED_BY_OTHERS
-        table._n_recent_at = head.n_learned
         return table
 
     def _add(self, new_ids: list[str]) -> None:

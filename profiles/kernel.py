@@ -1,12 +1,9 @@
 """The compiled fold: docs/model.md, strictly one event after the other.
 
-Owns the arithmetic and nothing else: `fold.fold_batch` prepares the arrays and raises the errors,
-`reference.py` holds the same maths in slow numpy. No clock, no generator: a draw is a hash of
-(partition, offset, number), so the cut of the batches changes nothing.
-
-What is still to come has its place: neighbour lists and the blend belong after `_learn`'s steps
-(new columns of `ItemColumns`), text tokens inside `_context` and `_learn`, where item vectors are
-read and written.
+Owns the order of what an event does: the parts are `embedding`, `blend`, `terms`, `lists`,
+`groups`, `queries`, `popularity` and `own`. `fold.fold_batch` prepares the arrays and raises the
+errors, `reference.py` holds the same maths in slow numpy. No clock, no generator: a draw is a hash
+of (partition, offset, number), so the cut of the batches changes nothing.
 """
 
 from __future__ import annotations
@@ -16,48 +13,50 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.decay import decayed
-from profiles.half import nearest_half
-from profiles.hashing import index_get
+from profiles.blend import (
+    EAGER,
+    EVERY,
+    FIRST_DRAW,
+    N_RECENT,
+    N_TOUCHED,
+    N_UNIFORM,
+    SPREAD_EVERY,
+    learn_weights,
+    write_parts,
+)
+from profiles.embedding import LEAST_Q, fill_context, learn_embedding
+from profiles.groups import clear_groups, gather_groups
 from profiles.interactions import RETURN
-from profiles.item_columns import CLOCK_MS, N_LEARNED, N_SEEN, RING_N, RING_NEXT, ItemColumns
+from profiles.item_columns import CLOCK_MS, N_LEARNED, N_RANKABLE, RING_N, ItemColumns
 from profiles.jit import Integer, Real, compiled
+from profiles.learned import Learned, count_positive, note_positive
+from profiles.model import Model
 from profiles.negatives import draw_below, event_seed
-from profiles.own import begins_session, give_back, note_session, touch
+from profiles.own import begins_session, give_back, minute_of, note_session, own_place, touch
+from profiles.popularity import count_item
 from profiles.profile import ProfileColumns
 from profiles.record_columns import clear_row
+from profiles.scratch import Constants, Scratch
+from profiles.terms import (
+    DOT,
+    clear_touched,
+    touch_neighbours,
+    touch_own,
+    touch_queried,
+    write_group_terms,
+    write_item_terms,
+    write_touched_terms,
+)
+from profiles.tokens import read_item
 
-LEAST_COEFFICIENT = 0.01
-"""A history entry that counts less in the context than this learns nothing (step 3)."""
-
-LEAST_Q = 1e-12
-"""Floor of a draw's probability: only an item never seen, in an empty table, comes near it."""
-
-LARGEST_SUM = 1e38
-"""A user's sum of squares stops here: a record holds no infinity."""
+FREELY = 8.0
+"""Times a user may have had an item before another positive on it weighs less: one pair alone can't
+make an item."""
 
 FOLDED, LEARNED, CLIPPED, RESET = range(4)
 """Places in the counters that `fold_events` fills."""
 
 FINE, DIVERGED, BAD_INPUT = 0, 1, 2
-
-
-class Constants(NamedTuple):
-    """`FoldConfig` as the kernel takes it."""
-
-    n_recent: int
-    n_uniform: int
-    rate: float
-    sum_start: float
-    l2: float
-    recency: float
-    sharpness: float
-    context_scale: float
-    half_life_ms: float
-    retention_ms: int
-    long_term_from: int
-    max_norm: float
-    learn: bool
 
 
 class Batch(NamedTuple):
@@ -76,226 +75,128 @@ class Batch(NamedTuple):
     session: NDArray[np.uint32]
 
 
-class Scratch(NamedTuple):
-    """Working memory of one call. x: user vector; gradient: G; the rest by history or J."""
-
-    x: NDArray[np.float32]  # (K,)
-    gradient: NDArray[np.float32]  # (K,)
-    history_row: NDArray[np.int64]  # (H,) -1: the item is not in the table
-    coefficient: NDArray[np.float32]  # (H,)
-    candidate: NDArray[np.int64]  # (1 + n_recent + n_uniform,)
-    share: NDArray[np.float32]  # the same: z, then q, then g
-
-
 @compiled
-def _context(
-    users: ProfileColumns, items: ItemColumns, user: Integer, c: Constants, s: Scratch
+def touch_items(
+    users: ProfileColumns, model: Model, user: Integer, c: Constants, s: Scratch
 ) -> None:
-    """Fill s.x = p + sum_a c_a e_{h_a}, with s.history_row and s.coefficient.
-
-    One attention head with a recency bias: an entry counts less the older it is, and the more it
-    points elsewhere than the newest one that the table knows.
-    """
-    K = len(s.x)
-    D = items.vectors
-    for k in range(K):
-        s.x[k] = users.long_term[user, k]
+    """Gather what the user's items, own table and query say; s holds the user's context."""
+    items = model.items
     n = np.int64(users.n_history[user])
-    newest: Integer = np.int64(-1)
-    newest_norm = np.float32(0)
-    total = np.float32(0)
-    recency = np.float32(1)
-    for a in range(n):
-        row = index_get(items.index_keys, items.index_values, users.history_hash[user, a])
-        s.history_row[a] = row
-        s.coefficient[a] = 0
-        if row >= 0:
-            if newest < 0:
-                newest = row
-            dot = np.float32(0)
-            norm = np.float32(0)
-            for k in range(K):
-                dot += D[row, k] * D[newest, k]
-                norm += D[row, k] * D[row, k]
-            if row == newest:
-                newest_norm = norm
-            cosine = dot / np.sqrt(norm * newest_norm + np.float32(1e-20))
-            r = (
-                users.history_weight[user, a]
-                * recency
-                * np.exp(np.float32(c.sharpness) * (cosine - np.float32(1)))
-            )
-            s.coefficient[a] = r
-            total += r
-        recency *= np.float32(c.recency)
-    if newest < 0:
-        return
-    scale = np.float32(c.context_scale) / np.sqrt(total)
-    for a in range(n):
-        row = s.history_row[a]
-        if row >= 0:
-            coefficient = s.coefficient[a] * scale
-            s.coefficient[a] = coefficient
-            for k in range(K):
-                s.x[k] += coefficient * D[row, k]
+    n_words = np.int64(users.n_pending[user])
+    current = s.history_row[0] if n > 0 else np.int64(-1)
+    touch_neighbours(model.lists, s.history_row, n, current, s.touched)
+    touch_own(users, user, items.index_keys, items.index_values, current, s.touched)
+    if n_words > 0:
+        touch_queried(model.queries, s.query_row, n_words, items, c.speeds, current, s.touched)
+    gather_groups(model.groups, items.facets, s.history_row, n, s.groups)
 
 
 @compiled
-def _draw(items: ItemColumns, item: Integer, seed: Integer, c: Constants, s: Scratch) -> Integer:
-    """Fill s.candidate with `item`, then its negatives other than it; returns how many."""
-    n_seen = items.state[N_SEEN]
+def forget_touched(users: ProfileColumns, model: Model, user: Integer, s: Scratch) -> None:
+    """The scratch as it was before `touch_items`; to be called before anything is counted."""
+    clear_touched(s.touched)
+    n = np.int64(users.n_history[user])
+    clear_groups(model.groups, model.items.facets, s.history_row, n, s.groups)
+
+
+@compiled
+def _draw(
+    items: ItemColumns, item: Integer, current: Integer, seed: Integer, s: Scratch
+) -> Integer:
+    """Candidates of a blend step, `item` first, with the log of their chances; returns how many."""
+    n_rankable = items.state[N_RANKABLE]
     n_ring = items.state[RING_N]
-    s.candidate[0] = item
+    n_touched = s.touched.n[0]
+    rows = s.blend.row
+    rows[0] = item
     n = 1
-    if n_ring > 0:
-        for number in range(c.n_recent):
-            row = np.int64(items.ring[draw_below(seed, number, n_ring)])
-            if row != item:
-                s.candidate[n] = row
-                n += 1
-    if n_seen > 0:
-        for number in range(c.n_recent, c.n_recent + c.n_uniform):
-            row = np.int64(items.seen[draw_below(seed, number, n_seen)])
-            if row != item:
-                s.candidate[n] = row
-                n += 1
+    n_draws = np.float32(0)
+    for number in range(N_UNIFORM + N_RECENT + N_TOUCHED):
+        bound: Integer = n_rankable
+        if number >= N_UNIFORM:
+            bound = n_ring if number < N_UNIFORM + N_RECENT else n_touched
+        if bound == 0:
+            continue
+        n_draws += np.float32(1)
+        place = draw_below(seed, FIRST_DRAW + number, bound)
+        if number < N_UNIFORM:
+            row = np.int64(items.rankable[place])
+        elif number < N_UNIFORM + N_RECENT:
+            row = np.int64(items.ring[place])
+        else:
+            row = s.touched.rows[place]
+        if row != item and row != current:
+            rows[n] = row
+            n += 1
+    for j in range(n):
+        row = rows[j]
+        chance = np.float32(N_UNIFORM) / np.float32(n_rankable)
+        if n_ring > 0:
+            chance += np.float32(N_RECENT) * np.float32(items.ring_count[row]) / np.float32(n_ring)
+        if s.touched.at[row] > 0:
+            chance += np.float32(N_TOUCHED) / np.float32(n_touched)
+        s.blend.share[j] = np.log(max(chance / n_draws, np.float32(LEAST_Q)))
     return n
 
 
 @compiled
-def _softmax(items: ItemColumns, n: Integer, c: Constants, s: Scratch) -> Real:
-    """s.share = q over the n candidates; returns the loss, -log q of the first.
-
-    A candidate's score is lowered by the log of the probability with which one draw finds it. That
-    is exact here: the ring knows how often it holds each row.
-    """
-    K = len(s.x)
-    D = items.vectors
-    n_draws = c.n_recent + c.n_uniform
-    of_ring = np.float32(0)
-    of_seen = np.float32(0)
-    if n_draws > 0 and items.state[RING_N] > 0:
-        of_ring = np.float32(c.n_recent / n_draws / items.state[RING_N])
-        of_seen = np.float32(c.n_uniform / n_draws / items.state[N_SEEN])
-    largest = np.float32(-np.inf)
-    for j in range(n):
-        row = s.candidate[j]
-        z = np.float32(0)
-        for k in range(K):
-            z += s.x[k] * D[row, k]
-        if c.n_recent > 0:  # without the ring all draws are alike and the correction is a constant
-            q = of_ring * np.float32(items.ring_count[row]) + of_seen
-            z -= np.log(max(q, np.float32(LEAST_Q)))
-        s.share[j] = z
-        largest = max(largest, z)
-    total = np.float32(0)
-    first = s.share[0] - largest
-    for j in range(n):
-        s.share[j] = np.exp(s.share[j] - largest)
-        total += s.share[j]
-    for j in range(n):
-        s.share[j] /= total
-    return np.float64(np.log(total) - first)
-
-
-@compiled
-def _step(
-    items: ItemColumns, row: Integer, factor: Real, towards: NDArray[np.float32], square: Real,
-    c: Constants,
+def _learn_blend(
+    users: ProfileColumns, model: Model, user: Integer, item: Integer, begins: bool,
+    time_ms: Integer, seed: Integer, c: Constants, s: Scratch,
 ) -> None:  # fmt: skip
-    """One AdaGrad step of an item row along factor * towards, whose square is factor^2 * square."""
-    K = len(towards)
-    D = items.vectors
-    g = np.float32(factor)
-    items.sums[row] += g * g * np.float32(square) / np.float32(K)
-    step = np.float32(c.rate) / np.sqrt(np.float32(c.sum_start) + items.sums[row])
-    keep = np.float32(1) - step * np.float32(c.l2)
-    move = step * g
-    for k in range(K):
-        D[row, k] = keep * D[row, k] - move * towards[k]
-    items.changed[row] = 3
+    """One step of the weights, on x and the items as they were ranked before this event.
+
+    Only for an item that could have been ranked: the others would push all popularity down.
+    """
+    items = model.items
+    touch_items(users, model, user, c, s)
+    current = s.history_row[0] if users.n_history[user] > 0 else np.int64(-1)
+    n = _draw(items, item, current, seed, s)
+    minute = minute_of(time_ms)
+    phi = s.blend.phi
+    for j in range(n):
+        row = s.blend.row[j]
+        read_item(items.vectors, items.text, model.tokens, row, s.spare)
+        dot = np.float32(0)
+        for k in range(len(s.x)):
+            dot += s.x[k] * s.spare[k]
+        phi[j, DOT] = dot
+        write_item_terms(items, row, c.speeds, phi, j)
+        write_group_terms(model.groups, items.facets, row, s.groups, phi, j)
+        place = np.int64(s.touched.at[row]) - 1
+        write_touched_terms(users, user, begins, minute, s.touched, place, phi, j)
+    write_parts(np.int64(users.n_history[user]), begins, users.n_pending[user], s.blend.parts)
+    number = items.state[N_LEARNED] + 1
+    learn_weights(model.blend, n, number <= EAGER or number % SPREAD_EVERY == 0, s.blend)
+    forget_touched(users, model, user, s)
 
 
 @compiled
 def _learn(
-    users: ProfileColumns, items: ItemColumns, user: Integer, item: Integer, weight: Real,
-    seed: Integer, c: Constants, s: Scratch, counters: NDArray[np.int64],
-) -> Real:  # fmt: skip
-    """Steps 1 to 3 for one positive; s holds the context from before it. Returns the loss.
-
-    The long-term vector learns from the user's `long_term_from`-th learned event on; the history
-    has an entry for each of those before.
-    A loss that is not finite says that a vector was not.
-    """
-    K = len(s.x)
-    n = _draw(items, item, seed, c, s)
-    if n == 1:
-        return 0.0
-    x_square = np.float32(0)
-    for k in range(K):
-        x_square += s.x[k] * s.x[k]
-    if x_square > np.float32(c.max_norm * c.max_norm):
-        shorter = np.float32(c.max_norm) / np.sqrt(x_square)
-        for k in range(K):
-            s.x[k] *= shorter
-        x_square = np.float32(c.max_norm * c.max_norm)
-        counters[CLIPPED] += 1
-    loss = _softmax(items, n, c, s)
-    D = items.vectors
-    for k in range(K):
-        s.gradient[k] = 0
-    for j in range(n):
-        g = np.float32(weight) * s.share[j]
-        if j == 0:
-            g -= np.float32(weight)
-        s.share[j] = g
-        row = s.candidate[j]
-        for k in range(K):
-            s.gradient[k] += g * D[row, k]
-    g_square = np.float32(0)
-    for k in range(K):
-        g_square += s.gradient[k] * s.gradient[k]
-    if not np.isfinite(g_square + x_square):
-        return np.nan
-    for j in range(n):
-        _step(items, s.candidate[j], s.share[j], s.x, x_square, c)
-    for a in range(users.n_history[user]):
-        if s.history_row[a] >= 0 and s.coefficient[a] >= np.float32(LEAST_COEFFICIENT):
-            _step(items, s.history_row[a], s.coefficient[a], s.gradient, g_square, c)
-    if users.n_history[user] < min(c.long_term_from - 1, users.history_hash.shape[1]):
-        return np.float64(weight) * loss
-    total: Real = users.long_term_sum[user] + g_square / np.float32(K)
-    users.long_term_sum[user] = min(total, np.float32(LARGEST_SUM))
-    step = np.float32(c.rate) / np.sqrt(np.float32(c.sum_start) + users.long_term_sum[user])
-    for k in range(K):
-        # What a record keeps of it: else the result depended on when the profile was evicted.
-        users.long_term[user, k] = nearest_half(users.long_term[user, k] - step * s.gradient[k])
-    return np.float64(weight) * loss
-
-
-@compiled
-def _count(items: ItemColumns, item: Integer, weight: Real, c: Constants) -> None:
-    """Step 6: popularity, the list of seen items, and the ring of recent positives."""
-    clock = items.state[CLOCK_MS]
-    items.counts[item] = np.float64(weight) + decayed(
-        items.counts[item], items.count_ms[item], clock, c.half_life_ms
-    )
-    items.count_ms[item] = clock
-    if items.seen_at[item] < 0:
-        items.seen_at[item] = items.state[N_SEEN]
-        items.seen[items.state[N_SEEN]] = item
-        items.state[N_SEEN] += 1
-    items.n_positive[item] += 1
-    place = items.state[RING_NEXT]
-    if items.state[RING_N] == len(items.ring):
-        items.ring_count[items.ring[place]] -= 1
-    else:
-        items.state[RING_N] += 1
-    items.ring[place] = item
-    items.ring_count[item] += 1
-    items.state[RING_NEXT] = (place + 1) % len(items.ring)
-    items.state[N_LEARNED] += 1
-    items.changed[item] = 3
+    users: ProfileColumns, model: Model, journal: Learned, user: Integer, item: Integer,
+    begins: bool, batch: Batch, b: Integer, partition: Integer, c: Constants, s: Scratch,
+) -> tuple[Real, bool]:  # fmt: skip
+    """All that one positive, no repeat, teaches. Returns loss and cut as `learn_embedding`."""
+    items = model.items
+    weight = batch.weight[b]
+    place = own_place(users, user, batch.item_hash[b])
+    if place >= 0:
+        had = np.float32(users.own_times[user, place])
+        weight *= min(np.float32(1), np.float32(FREELY) / (np.float32(1) + had))
+    seed = event_seed(partition, batch.offset[b])
+    fill_context(users, model, user, c, s)
+    number = items.state[N_LEARNED] + 1
+    if items.rankable_at[item] >= 0 and (number <= EAGER or number % EVERY == 0):
+        _learn_blend(users, model, user, item, begins, batch.time_ms[b], seed, c, s)
+    loss, clipped = learn_embedding(users, model, user, item, weight, seed, c, s)
+    if not np.isfinite(loss):
+        return loss, clipped
+    n = np.int64(users.n_history[user])
+    words, n_words = users.pending[user], np.int64(users.n_pending[user])
+    note_positive(journal, item, s.history_row, n, weight, words, n_words)
+    count_item(items, item, weight, begins, c.speeds)
+    count_positive(model, item, s.history_row, n, weight, words, n_words, c.n_ring_short)
+    return loss, clipped
 
 
 @compiled
@@ -343,9 +244,9 @@ def _check(batch: Batch, n_users: Integer, n_items: Integer, n_kinds: Integer) -
 
 @compiled
 def fold_events(
-    users: ProfileColumns, items: ItemColumns, batch: Batch, partition: Integer, c: Constants,
-    watermark_ms: Integer, last_event: NDArray[np.int32], n_users: Integer, n_items: Integer,
-    counters: NDArray[np.int64], last_of_user: NDArray[np.int32],
+    users: ProfileColumns, model: Model, journal: Learned, batch: Batch, partition: Integer,
+    c: Constants, watermark_ms: Integer, last_event: NDArray[np.int32], n_users: Integer,
+    n_items: Integer, counters: NDArray[np.int64], last_of_user: NDArray[np.int32], s: Scratch,
 ) -> tuple[Integer, Integer, Real, Integer, Integer]:  # fmt: skip
     """Fold a batch in place.
 
@@ -355,15 +256,7 @@ def fold_events(
     """
     B = len(batch.user_row)
     K = users.vector.shape[1]
-    n_candidates = 1 + c.n_recent + c.n_uniform
-    s = Scratch(
-        np.zeros(K, np.float32),
-        np.zeros(K, np.float32),
-        np.zeros(users.history_hash.shape[1], np.int64),
-        np.zeros(users.history_hash.shape[1], np.float32),
-        np.zeros(n_candidates, np.int64),
-        np.zeros(n_candidates, np.float32),
-    )
+    items = model.items
     loss = 0.0
     n_changed = 0
     if not _check(batch, n_users, n_items, users.n_by_kind.shape[1]):
@@ -399,17 +292,17 @@ def fold_events(
                 _take_query(users, user, batch, b)
             repeat = users.n_history[user] > 0 and users.history_hash[user, 0] == item_hash
             item = np.int64(batch.item_row[b])
+            begins = begins_session(users, user, batch.session[b], time_ms)
             if c.learn and not repeat and item >= 0:
-                _context(users, items, user, c, s)
-                seed = event_seed(partition, batch.offset[b])
-                event_loss = _learn(users, items, user, item, batch.weight[b], seed, c, s, counters)
+                event_loss, clipped = _learn(
+                    users, model, journal, user, item, begins, batch, b, partition, c, s
+                )
                 if not np.isfinite(event_loss):
                     return DIVERGED, b, loss, n_changed, watermark_ms
                 loss += event_loss
                 counters[LEARNED] += 1
-                _count(items, item, batch.weight[b], c)
+                counters[CLIPPED] += 1 if clipped else 0
             if not repeat:
-                begins = begins_session(users, user, batch.session[b], time_ms)
                 note_session(users, user, batch.session[b], begins)
             touch(users, user, item_hash, time_ms, repeat)
             _remember(users, user, batch, b, repeat)
@@ -421,7 +314,7 @@ def fold_events(
             last_of_user[n_changed] = b
             n_changed += 1
             if c.learn:
-                _context(users, items, user, c, s)
+                fill_context(users, model, user, c, s)
                 square = np.float32(0)
                 for k in range(K):
                     square += s.x[k] * s.x[k]

@@ -32,7 +32,7 @@ class ModelShape:
     n_factors: int = 64
     history: int = 10
     n_tokens: int = 8
-    own_items: int = 20
+    own_items: int = 32
 
     def __post_init__(self) -> None:
         for name, value, most in (
@@ -52,7 +52,8 @@ class FoldConfig:
 
     n_recent, n_uniform: negatives from the ring of recent positives and from all seen items; half
         of each, for the uniform ones keep rare items apart and the recent ones popular items.
-    rate, sum_start: AdaGrad's step and the start of its sums. l2: decay of an item row, a share
+    rate, sum_start: AdaGrad's step and the start of its sums; sum_kept: of an item's sum at each
+        touch, so that an old item goes on learning. l2: decay of an item row, a share
         of its step.
     recency: weight of a history entry against the next newer one. sharpness: how much less an
         entry counts that points elsewhere than the newest. context_scale: of the folded context
@@ -77,6 +78,7 @@ class FoldConfig:
     n_uniform: int = 8
     rate: float = 0.1
     sum_start: float = 0.1
+    sum_kept: float = 0.999
     l2: float = 0.001
     recency: float = 0.7
     sharpness: float = 2.0
