@@ -11,7 +11,7 @@ Knows nothing of messages or positions; rows travel under their 64-bit hash.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.decay import decayed_all
+from profiles.shape import FoldConfig
 
 LARGEST_HALF = 60_000.0
 """Below float16's end (65,504); what is cut off stays pending."""
@@ -30,21 +31,31 @@ LOOKED_AT = 50_000
 class Additive(NamedTuple):
     """A column of which others are sent differences.
 
-    wire: numpy's name of the type in which they travel. decays: it is a decayed count, whose time
-    stands in the column ``count_ms``; differences are as of the table's clock.
+    wire: numpy's name of the type in which they travel. half_life_s: of a decayed count, whose time
+    stands in the column ``count_ms`` and whose differences are as of the table's clock; 0: a sum.
     """
 
     name: str
     wire: str
-    decays: bool = False
+    half_life_s: float = 0.0
 
 
-ITEM_COLUMNS = (
-    Additive("vectors", "<f2"),
-    Additive("sums", "<f4"),
-    Additive("counts", "<f8", decays=True),
-    Additive("n_positive", "<i4"),
-)
+VECTORS, SUMS = Additive("vectors", "<f2"), Additive("sums", "<f4")
+
+TOKEN_COLUMNS = (VECTORS, SUMS)
+
+
+def item_additive(config: FoldConfig) -> tuple[Additive, ...]:
+    """Those of the item table."""
+    return (
+        VECTORS,
+        SUMS,
+        Additive("counts", "<f8", config.popularity_half_life_s),
+        Additive("fast", "<f4", config.fast_half_life_s),
+        Additive("slow", "<f4", config.slow_half_life_s),
+        Additive("starts", "<f4", config.popularity_half_life_s),
+        Additive("n_positive", "<i4"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,8 @@ class RowChanges:
     """Sums to add to rows of one table, copied.
 
     hashes: uint64 (N,), each once. new_ids: place in `hashes` -> id, of rows that a receiver may
-    not have. columns: by name, (N,) or (N, K). clock_ms: what decayed counts refer to.
+    not have; none of tokens, which have no id. columns: by name, (N,) or (N, K). clock_ms: what
+    decayed counts refer to.
     """
 
     hashes: NDArray[np.uint64]
@@ -67,9 +79,18 @@ class RowChanges:
 class SharedTable(Protocol):
     """What a table must have to be shared."""
 
-    hashes: NDArray[np.uint64]
-    ids: list[str]
     columns: Any
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """By row, where rows have one."""
+
+    def __len__(self) -> int:
+        """Rows in use."""
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """What rows are known by elsewhere, by row."""
 
     @property
     def clock_ms(self) -> int:
@@ -83,26 +104,26 @@ class Sharing:
     """
 
     def __init__(
-        self,
-        table: SharedTable,
-        half_life_s: float,
-        additive: tuple[Additive, ...] = ITEM_COLUMNS,
+        self, table: SharedTable, additive: tuple[Additive, ...], *, named: bool = True
     ) -> None:
-        """From here on everything in the table counts as known to all."""
+        """From here on everything in the table counts as known to all.
+
+        additive: its columns, the vectors first. named: rows have ids, which others must be told.
+        """
         self._additive = additive
-        self._half_life_s = half_life_s
+        self._named = named
         columns = table.columns
         self.public: dict[str, NDArray[Any]] = {
             name: getattr(columns, name).copy() for name in self._names(additive)
         }
         self._since: NDArray[np.int32] = np.zeros(len(table.hashes), np.int32)
         self._told: NDArray[np.bool_] = np.zeros(len(table.hashes), np.bool_)
-        self._told[: len(table.ids)] = True
+        self._told[: len(table) if named else None] = True
         self.round = 1
 
     @staticmethod
     def _names(additive: tuple[Additive, ...]) -> list[str]:
-        decays = any(column.decays for column in additive)
+        decays = any(column.half_life_s for column in additive)
         return [column.name for column in additive] + (["count_ms"] if decays else [])
 
     @property
@@ -123,7 +144,7 @@ class Sharing:
             wider = [(0, more)] + [(0, 0)] * (column.ndim - 1)
             self.public[name] = np.pad(column, wider)
         self._since = np.pad(self._since, (0, more))
-        self._told = np.pad(self._told, (0, more))
+        self._told = np.pad(self._told, (0, more), constant_values=not self._named)
 
     def begin(self, first: int, vectors: NDArray[np.float32]) -> None:
         """New rows from `first` on, with their start vectors, which come from their hashes."""
@@ -158,6 +179,8 @@ class Sharing:
         columns: dict[str, NDArray[Any]] = {}
         for column in self._additive:
             columns[column.name] = self._publish(table, rows, column, clock_ms)
+        if "count_ms" in self.public:
+            self.public["count_ms"][rows] = clock_ms
         new = np.flatnonzero(~self._told[rows])
         self._told[rows] = True
         self._since[rows] = 0
@@ -180,7 +203,7 @@ class Sharing:
         places: NDArray[np.intp],
     ) -> None:
         """Others' changes: public as soon as they are here."""
-        add_changes(self.public, rows, changes, places, table.clock_ms, self._half_life_s)
+        add_changes(self.public, self._additive, rows, changes, places, table.clock_ms)
         self._told[rows] = True
 
     def rebase(
@@ -197,28 +220,26 @@ class Sharing:
         whatever was public of them comes in messages that are read again.
         """
         n = len(rows)
-        columns = table.columns
+        columns, public = table.columns._asdict(), self.public
         clock_ms = table.clock_ms
-        lacking = np.setdiff1d(np.arange(len(table.ids), dtype=np.int32), rows)
+        lacking = np.setdiff1d(np.arange(len(table), dtype=np.int32), rows)
         every = np.concatenate((rows, lacking))
+        pending = {
+            column.name: self._as_of(columns, column, every, clock_ms)
+            - self._as_of(public, column, every, clock_ms)
+            for column in self._additive
+        }
+        for name in self.public:  # count_ms, too
+            public[name][rows] = getattr(other, name)[:n]
+            public[name][lacking] = start if name == "vectors" else 0
         for column in self._additive:
-            if column.decays:
-                continue
-            public, own = self.public[column.name], getattr(columns, column.name)
-            pending = own[every] - public[every]
-            public[rows] = getattr(other, column.name)[:n]
-            public[lacking] = start if column.name == "vectors" else 0
-            own[every] = public[every] + pending
-        if "count_ms" in self.public:
-            counts, count_ms = self.public["counts"], self.public["count_ms"]
-            ours = self._decayed(columns.counts, columns.count_ms, every, clock_ms)
-            pending = ours - self._decayed(counts, count_ms, every, clock_ms)
-            counts[rows], count_ms[rows] = other.counts[:n], other.count_ms[:n]
-            counts[lacking], count_ms[lacking] = 0, 0
-            columns.counts[every] = self._decayed(counts, count_ms, every, clock_ms) + pending
-            columns.count_ms[every] = clock_ms
-        self._told[rows] = True
-        self._told[lacking] = False  # whoever starts from that snapshot has no id for them
+            now = self._as_of(public, column, every, clock_ms)
+            columns[column.name][every] = now + pending[column.name]
+        if "count_ms" in public:
+            columns["count_ms"][every] = clock_ms
+        if self._named:
+            self._told[rows] = True
+            self._told[lacking] = False  # who starts from that snapshot has no id for them
 
     def _choose(
         self,
@@ -245,38 +266,36 @@ class Sharing:
         self, table: SharedTable, rows: NDArray[np.int32], column: Additive, clock_ms: int
     ) -> NDArray[Any]:
         """The difference as it travels, added to the public rows as others will add it."""
-        public, own = self.public[column.name], getattr(table.columns, column.name)
-        if column.decays:
-            times, own_times = self.public["count_ms"], table.columns.count_ms
-            before = self._decayed(public, times, rows, clock_ms)
-            sent = (self._decayed(own, own_times, rows, clock_ms) - before).astype(column.wire)
-            public[rows] = before + sent
-            times[rows] = clock_ms
-            return sent
-        difference = own[rows] - public[rows]
+        before = self._as_of(self.public, column, rows, clock_ms)
+        difference = self._as_of(table.columns._asdict(), column, rows, clock_ms) - before
         if column.wire == "<f2":
             np.clip(difference, -LARGEST_HALF, LARGEST_HALF, out=difference)
         rounded: NDArray[Any] = difference.astype(column.wire)
-        public[rows] += rounded
+        self.public[column.name][rows] = before + rounded
         return rounded
 
-    def _decayed(
-        self,
-        counts: NDArray[np.float64],
-        count_ms: NDArray[np.int64],
+    @staticmethod
+    def _as_of(
+        columns: Mapping[str, NDArray[Any]],
+        column: Additive,
         rows: NDArray[np.int32],
         clock_ms: int,
-    ) -> NDArray[np.float64]:
-        return decayed_all(counts[rows], count_ms[rows], clock_ms, self._half_life_s)
+    ) -> NDArray[Any]:
+        """A column's values in some rows, counts decayed to the clock."""
+        values = columns[column.name][rows]
+        if not column.half_life_s:
+            return values
+        return decayed_all(values, columns["count_ms"][rows], clock_ms, column.half_life_s)
 
 
 def rows_of_hashes(
     keys: NDArray[np.uint64], values: NDArray[np.int32], hashes: NDArray[np.uint64]
 ) -> NDArray[np.int32]:
-    """int32 (N,): the value of each hash in a `HashIndex`'s arrays, -1 for one that isn't there."""
+    """int32 (N,): the value of each hash in a `HashIndex`'s arrays; -1 for one that isn't there, and
+    for 0."""
     mask = np.uint64(len(keys) - 1)
     found = np.full(len(hashes), -1, np.int32)
-    looking = np.arange(len(hashes))
+    looking = np.flatnonzero(hashes)
     place = hashes & mask
     while len(looking):  # the index is half empty: a few turns
         there = keys[place[looking]]
@@ -289,28 +308,27 @@ def rows_of_hashes(
 
 def add_changes(
     columns: Mapping[str, NDArray[Any]],
+    additive: tuple[Additive, ...],
     rows: NDArray[np.int32],
     changes: RowChanges,
     places: NDArray[np.intp],
     clock_ms: int,
-    half_life_s: float,
 ) -> None:
-    """Add changes[places] to rows of additive columns; columns that are not here are passed over.
+    """Add changes[places] to rows of additive columns; a column that was not sent stays.
 
     clock_ms: of the table, at least `changes.clock_ms`: decayed counts are brought to it.
     """
-    for name, sent in changes.columns.items():
-        if name not in columns or name == "counts":
-            continue
+    for name, wire, half_life_s in additive:
         column = columns[name]
-        column[rows] += sent[places].astype(column.dtype)
-    if "counts" in columns and "counts" in changes.columns:
-        counts, count_ms = columns["counts"], columns["count_ms"]
-        more = decayed_all(
-            changes.columns["counts"][places].astype(np.float64),
-            np.full(len(rows), changes.clock_ms),
-            clock_ms,
-            half_life_s,
-        )
-        counts[rows] = decayed_all(counts[rows], count_ms[rows], clock_ms, half_life_s) + more
-        count_ms[rows] = clock_ms
+        none = np.zeros((len(changes), *column.shape[1:]), wire)
+        more = changes.columns.get(name, none)[places]
+        if half_life_s:
+            times = columns["count_ms"][rows]
+            sent = np.full(len(rows), changes.clock_ms)
+            column[rows] = decayed_all(column[rows], times, clock_ms, half_life_s) + decayed_all(
+                more.astype(np.float64), sent, clock_ms, half_life_s
+            )
+        else:
+            column[rows] += more.astype(column.dtype)
+    if "count_ms" in columns:
+        columns["count_ms"][rows] = clock_ms

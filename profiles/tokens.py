@@ -11,14 +11,17 @@ an ordinary shop are 3 MB. Rows are local to this process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.hashing import HashIndex
+from profiles.item_columns import CHANGED_BY_OTHERS
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import start_vectors
+from profiles.sharing import Sharing
 
 MOST_TOKENS = 131_072
 """A token beyond has no vector: its items are described by their other tokens."""
@@ -126,9 +129,16 @@ def text_step(
 
 
 class TokenTable:
-    """The tokens of one item table; its columns are handed to kernels."""
+    """The tokens of one item table; its columns are handed to kernels.
+
+    sharing: what others know of them, while the item table is shared.
+    """
+
+    clock_ms = 0  # nothing here decays
+    ids: Sequence[str] = ()  # tokens are known by their hash alone
 
     def __init__(self, n_factors: int, capacity: int = 256, most: int = MOST_TOKENS) -> None:
+        self.sharing: Sharing | None = None
         self._n_factors = n_factors
         self._most = most
         self._index = HashIndex(capacity)
@@ -136,6 +146,11 @@ class TokenTable:
 
     def __len__(self) -> int:
         return int(self.columns.state[N_TOKENS])
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Of the tokens, by row."""
+        return self.columns.hash
 
     def intern(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """int32 (N,): rows, new ones with start vectors; -1 of hash 0, and when all are used."""
@@ -157,8 +172,17 @@ class TokenTable:
         )
         self.columns.hash[first:end] = new
         start_vectors(self.columns.vectors, new, first, TEXT_DEVIATION)
-        self.columns.changed[first:end] = 3
+        self.columns.changed[first:end] = 3 | CHANGED_BY_OTHERS  # others start it alike
         self.columns.state[N_TOKENS] = end
+        if self.sharing is not None:
+            self.sharing.grow(len(self.columns.hash))
+            self.sharing.begin(first, self.columns.vectors[first:end])
+
+    def start_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        """What tokens are before they learn: it depends on their hashes alone. Shape (N, K)."""
+        start = np.zeros((len(rows), self._n_factors), np.float32)
+        start_vectors(start, self.columns.hash[rows], 0, TEXT_DEVIATION)
+        return start
 
     def _grow(self, capacity: int) -> None:
         present, bigger = self.columns, self._columns(capacity)

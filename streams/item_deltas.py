@@ -13,8 +13,15 @@ import msgspec
 
 from streams.errors import DecodeError
 
-DELTAS_VERSION: Final = 1
-"""Raised only when a reader of before would add something wrong; it then leaves such messages."""
+DELTAS_VERSION: Final = 2
+"""Raised only when a reader of before would add something wrong; it then leaves such messages.
+
+2: vectors of items are what is left beside their tokens', and positives come with their history
+(docs/decisions/0051). Messages of version 1 are read."""
+
+HELLO_VERSION: Final = 1
+"""Of a message that only says who listens: workers of all versions hear of each other, and go on
+telling what they learn."""
 
 ROWS_PER_MESSAGE_BYTES: Final = 384 * 1024
 """Of rows in one message: well below the broker's 1 MiB, with room for new ids."""
@@ -44,10 +51,32 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EventList(msgspec.Struct, frozen=True, array_like=True):
-    """Things that happened, oldest first, as keys (uint64): recent positives, say."""
+    """Things that happened, oldest first, as keys (uint64): in version 1 the recent positives."""
 
     name: str
     hashes: bytes
+
+
+class Positives(msgspec.Struct, frozen=True, array_like=True):
+    """N positives that were learned, oldest first; all numbers little-endian.
+
+    hashes: uint64, the items. history: uint64, for each the items that its user had before, newest
+    first, 0: none; the same number for each. weights: float32, what each counts for. n_words:
+    uint8, words of the query that was pending; words: uint64, their hashes, one after the other.
+    """
+
+    hashes: bytes
+    history: bytes
+    weights: bytes
+    n_words: bytes
+    words: bytes
+
+
+class Weights(msgspec.Struct, frozen=True, array_like=True):
+    """The sender's blend. theta: float32, (parts, terms); n: int64, the steps of each part."""
+
+    theta: bytes
+    n: bytes
 
 
 class ItemDeltas(msgspec.Struct, frozen=True):
@@ -59,7 +88,8 @@ class ItemDeltas(msgspec.Struct, frozen=True):
     back to, "" for an empty table. covers: by partition, the position up to which everything
     that the sender learned is in its messages so far. clock_ms: event time to which decayed
     counts refer. n_learned: positives learned since the message before. leaving: it listens no
-    more.
+    more. positives: of the n_learned ones, or a sample that counts for all. weights: of a sender
+    that folds.
     """
 
     generation: str
@@ -73,6 +103,8 @@ class ItemDeltas(msgspec.Struct, frozen=True):
     lists: list[EventList] = []
     leaving: bool = False
     version: int = DELTAS_VERSION
+    positives: Positives | None = None
+    weights: Weights | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(ItemDeltas)

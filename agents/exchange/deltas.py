@@ -19,7 +19,16 @@ import structlog
 from mode import Service
 
 from agents.exchange.ledger import Ledger, Received
-from agents.exchange.messages import N_RECENT, rows_of, to_messages
+from agents.exchange.messages import (
+    ITEMS,
+    LEAST_POSITIVES,
+    POSITIVES_BYTES,
+    TOKENS,
+    item_bytes,
+    positive_bytes,
+    to_messages,
+    token_bytes,
+)
 from agents.metrics import Metrics
 from agents.model import Model
 from profiles.errors import SnapshotBroken, StoreAway
@@ -28,7 +37,7 @@ from profiles.store_items import Lineage
 from profiles.view import ItemDelta
 from streams.batch import Message
 from streams.errors import BrokerAway, DecodeError
-from streams.item_deltas import ItemDeltas, decode_deltas, encode_deltas
+from streams.item_deltas import HELLO_VERSION, ItemDeltas, decode_deltas, encode_deltas
 from streams.producer import Producer
 from streams.replica import FROM_END, Replica
 
@@ -223,9 +232,7 @@ class DeltaExchange(Service):
     async def _add(self) -> None:
         """Everything taken in, added in the model thread between two batches."""
         inbox, self._inbox = self._inbox, []
-        received: Received = await self._model.run(
-            lambda: self._ledger.add(inbox, self._model.items, self._model.base)
-        )
+        received: Received = await self._model.run(lambda: self._add_to_table(inbox))
         for positions in received.covers:
             self._model.note_covers(positions)
         self._metrics.deltas_applied.inc(received.n_rows)
@@ -240,6 +247,13 @@ class DeltaExchange(Service):
             self._look.set()
         if received.n_rows:
             self._model.note_news()
+
+    def _add_to_table(self, inbox: list[tuple[int, ItemDeltas]]) -> Received:
+        items = self._model.items
+        received = self._ledger.add(inbox, items, self._model.base)
+        if not self._config.sends:
+            self._ledger.take_weights(items, self._heard)
+        return received
 
     # The base -------------------------------------------------------------------------------
 
@@ -320,13 +334,21 @@ class DeltaExchange(Service):
             async with model.stillness.still(QUIET_S) as quiet:
                 if not quiet or model.tainted or model.unsettled or model.items.sharing is None:
                     return False
-                self._allow()
-                positions = dict(model.own)
-                async with model.viewing:
-                    made, delta = await model.run(lambda: self._make(positions, everything))
-                    model.publish(delta)
-            self._unsent.extend(made)
+                await self.make(everything=everything)
             return await self._deliver()
+
+    async def make(self, *, everything: bool = False) -> None:
+        """Make one round's messages, for the next `send` to deliver.
+
+        Hold `saving` of the model and a quiet `stillness`, of a table that is shared and settled.
+        """
+        model = self._model
+        self._allow()
+        positions = dict(model.own)
+        async with model.viewing:
+            made, delta = await model.run(lambda: self._make(positions, everything))
+            model.publish(delta)
+        self._unsent.extend(made)
 
     async def drained(self) -> None:
         """Return once everything made is acknowledged. Raises BrokerAway."""
@@ -346,29 +368,50 @@ class DeltaExchange(Service):
         """One round's messages, and what changed for readers here; in the model thread, while all
         that it holds is committed."""
         items, covers = self._model.items, self._model.covers
-        sharing = items.sharing
-        assert sharing is not None
+        assert items.sharing is not None
         delta = items.take_delta()
-        covers.note(sharing.round, positions)
-        row_bytes = rows_of(items.shape.n_factors)
-        most = len(items) if everything else max(0, int(self._allowance / row_bytes))
+        covers.note(items.sharing.round, positions)
         n_rounds = max(1, round(self._config.snapshot_interval_s / 2 / SEND_S))
-        overdue = sharing.round if everything else sharing.round - n_rounds
-        changes = items.take_changes(most, overdue)
-        covers.settle(sharing.oldest)
-        sharing.end_round()
-        n_learned, recent = items.take_recent(N_RECENT)
+        overdue = items.sharing.round - (0 if everything else n_rounds)
+        of_items, of_tokens, of_positives = self._most(everything)
+        changes = {
+            ITEMS: items.take_changes(of_items, overdue),
+            TOKENS: items.take_token_changes(of_tokens, overdue),
+        }
+        covers.settle(items.oldest_pending)
+        items.end_round()
+        positives = items.take_positives(of_positives)
         news = {p: n for p, n in covers.sent.items() if self._settled.get(p) != n}
         self._settled.update(news)
-        if changes is None and not n_learned and not news:
+        if not any(changes.values()) and not positives.n_learned and not news:
             return [], delta
         made = []
         for message in to_messages(
-            self._blank(), changes, n_learned, recent, news, items.clock_ms, row_bytes
+            self._blank(), changes, positives, items.blend, news, items.clock_ms
         ):
             made.append(encode_deltas(self._ledger.number(message)))
         self._allowance -= sum(map(len, made))
         return made, delta
+
+    def _most(self, everything: bool) -> tuple[int, int, int]:
+        """How many items, tokens and positives this round may tell.
+
+        Positives first, for they are told once or never; of what is left tokens have a third.
+        """
+        shape, items = self._model.config.shape, self._model.items
+        each = positive_bytes(shape.n_tokens)
+        positives = max(LEAST_POSITIVES, POSITIVES_BYTES // each)
+        if everything:
+            return len(items), len(items.tokens), positives
+        positives = max(LEAST_POSITIVES, min(positives, int(self._allowance / 2 / each)))
+        waiting = min(positives, items.n_positives_pending)
+        left = max(0.0, self._allowance - each * waiting)
+        of_tokens = left / 3 if len(items.tokens) else 0.0
+        return (
+            int((left - of_tokens) / item_bytes(shape.n_factors)),
+            int(of_tokens / token_bytes(shape.n_factors)),
+            positives,
+        )
 
     def _blank(self) -> ItemDeltas:
         return ItemDeltas(self._config.generation, self._config.sender, base=self._model.base)
@@ -393,15 +436,18 @@ class DeltaExchange(Service):
         if not self._config.bytes_per_s:
             return
         message = ItemDeltas(
-            self._config.generation, self._config.sender, base=self._model.base, leaving=leaving
+            self._config.generation,
+            self._config.sender,
+            base=self._model.base,
+            leaving=leaving,
+            version=HELLO_VERSION,
         )
         await self._producer.send_item_deltas(self._config.sender, encode_deltas(message))
         self._said_at = time.monotonic()
 
     def _measure(self) -> None:
         metrics: Any = self._metrics
-        sharing = self._model.items.sharing
-        metrics.deltas_pending.set(0 if sharing is None else sharing.n_pending)
+        metrics.deltas_pending.set(self._model.items.n_pending)
         metrics.delta_listeners.set(self.n_listeners)
         heard = {worker_of(sender) for sender in self._heard}
         for worker in list(self._newest):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import structlog
 
-from agents.exchange.messages import ITEMS, from_rows, recent_of
+from agents.exchange.messages import (
+    ITEMS,
+    TOKENS,
+    Learned,
+    from_rows,
+    positives_of,
+    weights_of,
+)
+from profiles.blend import average_theta
 from profiles.items import ItemTable
 from profiles.store_items import Lineage
 from streams.item_deltas import ItemDeltas
@@ -37,6 +45,7 @@ class Ledger:
         self._included: dict[str, int] = {}
         self._next_offset: int | None = None
         self._n_made = 0
+        self._weights: dict[str, Learned] = {}  # by sender, its blend as last told
 
     def restart(self, lineage: Lineage | None) -> None:
         """The table is that of a snapshot; None: it is empty."""
@@ -71,6 +80,9 @@ class Ledger:
             self._included[message.sender] = message.seq
             try:
                 received.n_rows += _add(message, items)
+                weights = weights_of(message)
+                if weights is not None:
+                    self._weights[message.sender] = weights
             except ValueError as error:
                 logger.warning("deltas passed over", sender=message.sender, reason=str(error))
                 continue
@@ -78,17 +90,25 @@ class Ledger:
                 received.covers.append(message.covers)
         return received
 
+    def take_weights(self, items: ItemTable, heard: Collection[str]) -> None:
+        """Give a table that nothing is folded into the average of the senders' blends.
+
+        heard: senders that are still there; of others only while there are none.
+        """
+        there = {sender: said for sender, said in self._weights.items() if sender in heard}
+        self._weights = there or self._weights
+        if self._weights:
+            items.blend.theta[:] = average_theta(list(self._weights.values()))
+
 
 def _add(message: ItemDeltas, items: ItemTable) -> int:
+    positives = positives_of(message)
     n_rows = 0
-    parts = [
-        from_rows(rows, message.clock_ms, items.shape.n_factors)
-        for rows in message.tables
-        if rows.table == ITEMS
-    ]
-    for changes in parts:
-        n_rows += len(changes) - items.add_changes(changes)
-    recent = recent_of(message)
-    if message.n_learned or len(recent):
-        items.add_recent(message.n_learned, recent)
+    for rows in message.tables:
+        if rows.table in (ITEMS, TOKENS):
+            changes = from_rows(rows, message.clock_ms, items.shape.n_factors)
+            add = items.add_changes if rows.table == ITEMS else items.add_token_changes
+            n_rows += len(changes) - add(changes)
+    if positives.n_learned or len(positives):
+        items.add_positives(positives)
     return n_rows

@@ -80,6 +80,8 @@ class SnapshotWriter(Service):
                 if not quiet:
                     logger.warning("item snapshot put off", reason="a commit waits for its store")
                     return False
+                if as_all_know and self.exchange is not None:
+                    await self.exchange.make()  # lists hold no positive that was not told
                 snapshot, lineage = await model.run(lambda: self._take(as_all_know, listened))
                 # Only now: a message that was added right before is in the snapshot.
                 positions = self._positions(as_all_know)
