@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     n_factors: int = Field(64, ge=4, le=1_024)
     history: int = Field(10, ge=1, le=200, description="positive events kept per user")
     own_items: int = Field(
-        20, ge=0, le=255, description="of a user's own table; 0: profiles have none"
+        32, ge=0, le=255, description="of a user's own table; 0: profiles have none"
     )
     n_recent_negatives: int = Field(8, ge=0, le=256)
     n_uniform_negatives: int = Field(8, ge=0, le=256)

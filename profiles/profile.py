@@ -53,8 +53,8 @@ class Profile:
     These stay zero in a generation without own tables (`ModelShape.own_items`).
     long_term: float32 (K,), or None while it is zero; long_term_sum: squared gradients so far,
     without the start value. vector: float32 (K,), the folded user vector after the last event, or
-    None while it is zero.
-    stamp: positives that the item table had learned when `vector` was made.
+    None while it is zero and when it comes from a record of format 3, which has none.
+    stamp: positives that the item table had learned at the last event.
     """
 
     first_ms: int = 0

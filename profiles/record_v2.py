@@ -1,6 +1,7 @@
 """Formats 2 and 3 of a record: facts bit for bit in few bytes, vectors in 16 and 8 bits a number.
 
-Format 3 is format 2 with room for an own table: parts 2 and 4 of the facts (`record_own`).
+Format 3 is format 2 with room for an own table, parts 2 and 4 of the facts (`record_own`), and
+without the user vector, which every reader makes anew (`embedding.fill_context`).
 
 *varint*: an unsigned 64-bit number in 1 to 10 bytes, 7 bits each, lowest first; the high bit says
 that another follows. A difference is taken modulo 2**64. The rest is little endian.
@@ -10,7 +11,8 @@ type       content
 u8         format version, 2 or 3
 u8         parts of the facts: 1 = pending query; in format 3 also 2 = own table, 4 = session; the
            other bits are not given out
-u8         parts of the model: 1 = long-term vector, 2 = user vector; the others are not given out
+u8         parts of the model: 1 = long-term vector; in format 2 also 2 = user vector; the other
+           bits are not given out
 varint     K, numbers of a vector
 -- facts
 varint     last (largest) event time, ms since 1970
@@ -77,7 +79,8 @@ KNOWN_FACTS = (0, 0, HAS_PENDING, HAS_PENDING | HAS_OWN | HAS_SESSION)
 
 HAS_LONG_TERM = 1
 HAS_VECTOR = 2
-KNOWN_MODEL = HAS_LONG_TERM | HAS_VECTOR
+KNOWN_MODEL = (0, 0, HAS_LONG_TERM | HAS_VECTOR, HAS_LONG_TERM)
+"""By format."""
 
 SAME_WEIGHT, HUNDREDTHS, FULL_WEIGHT = 0, 1, 2
 
@@ -118,7 +121,7 @@ def pack_row(
     model = 0
     if columns.long_term_sum[row] != 0 or has_numbers(columns.long_term, row):
         model |= HAS_LONG_TERM
-    if largest >= np.float32(LEAST_LARGEST):
+    if record_format < 3 and largest >= np.float32(LEAST_LARGEST):
         model |= HAS_VECTOR
     facts = HAS_PENDING if columns.n_pending[row] > 0 else 0
     if record_format >= 3:
@@ -279,7 +282,7 @@ def unpack_facts(
     if end - start < 3:
         return CORRUPT, nowhere
     facts = np.int64(data[start + 1])
-    if facts > KNOWN_FACTS[data[start]] or data[start + 2] > KNOWN_MODEL:
+    if facts > KNOWN_FACTS[data[start]] or data[start + 2] > KNOWN_MODEL[data[start]]:
         return UNKNOWN_PART, nowhere
     _n_factors, at = take_varint(data, start + 3, end)  # for unpack_row
     last_ms, at = take_varint(data, at, end)

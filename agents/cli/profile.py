@@ -77,6 +77,7 @@ async def _show(settings: Settings, user: str, output: Output) -> None:
 
 def describe(profile: Profile, lookup: Lookup, titles: dict[str, str]) -> dict[str, Any]:
     """A profile as plain data for people and machines."""
+    long_term = profile.long_term
     return {
         "counts": {lookup.kinds.name(k): n for k, n in sorted(profile.n_by_kind.items())},
         "n_events": profile.n_events,
@@ -93,7 +94,9 @@ def describe(profile: Profile, lookup: Lookup, titles: dict[str, str]) -> dict[s
             }
             for entry in profile.history
         ],
-        "vector": None if profile.vector is None else [round(float(x), 5) for x in profile.vector],
+        "own_items": len(profile.own),
+        "sessions": profile.n_sessions,
+        "long_term": long_term if long_term is None else [round(float(x), 5) for x in long_term],
         "model_stamp": profile.stamp,
     }
 

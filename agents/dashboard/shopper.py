@@ -291,7 +291,7 @@ class ShopperDesk:
             first_ms=profile.first_ms,
             last_ms=profile.last_ms,
             last_offset=profile.last_offset,
-            has_vector=profile.vector is not None,
+            has_vector=bool(profile.history),
             items=items,
         )
 

@@ -25,6 +25,8 @@ def varint(number: int) -> bytes:
 def plain_record(profile: Profile, record_format: int) -> bytes:
     """The bytes of a profile of three factors."""
     vector = profile.vector
+    if record_format > 2:
+        vector = None
     if vector is not None and np.abs(vector).max() < 2.0**-100:
         vector = None
     parts = bytes(

@@ -63,19 +63,18 @@ VERSION_2 = bytes.fromhex(
 
 # Version 3, the same with an own table: four entries of which the history tells two, and a session.
 VERSION_3 = bytes.fromhex(
-    "030703" "03"
+    "030701" "03"
     "d00f" "e807" "2b"
     "02" "0201" "0602"
     "03" "0700000000000000" "02" "e807"
     "0800000000000000" "20" "32" "64"
-    "0900000000000000" "c3" "9a99993e" "0a"
+    "0900000000000000" "a3" "1e" "0a"
     "f403" "01" "0900000000000000"
     "0c" "02" "01" "04"
     "05" "04" "09" "29" "01000080" "03" "05" "11" "02000080" "02"
     "efbeadde"
     "04"
     "00000040" "003c00400042"
-    "c13c" "2a557f"
 )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def zeros_for_none(vector: np.ndarray | None) -> np.ndarray:
 @given(profile=profiles(), record_format=FORMATS)
 @settings(deadline=None)
 def test_encode_then_decode_is_identity(profile: Profile, record_format: int) -> None:
-    """But for the user vector, which is kept to half of a 127th of its largest number."""
+    """But for the user vector: format 2 keeps it to half of a 127th of its largest, 3 not."""
     profile, shape = fitting(profile, record_format), shape_for(record_format)
     record = encode_profile(profile, shape, record_format)
     assert len(record) <= most_record_bytes(shape)
@@ -164,6 +163,8 @@ def test_encode_then_decode_is_identity(profile: Profile, record_format: int) ->
     exact, kept = zeros_for_none(profile.vector), zeros_for_none(decoded.vector)
     if record_format == 1:
         assert kept.tolist() == exact.tolist()
+    elif record_format == 3:
+        assert decoded.vector is None
     else:
         largest = np.abs(exact).max()
         wanted = exact if 2.0**-100 <= largest <= 2.0**63 else kept
@@ -190,7 +191,6 @@ def test_facts_are_the_same_bytes_in_every_format(profile: Profile) -> None:
     profile = fitting(profile, 1)
     first, second, third = (encode_profile(profile, BEFORE, f) for f in RECORD_FORMATS)
     assert facts_of(first) == facts_of(second) == facts_of(third)
-    assert third[1:] == second[1:]
 
 
 @given(profile=profiles())
@@ -228,7 +228,7 @@ def test_a_table_writes_what_it_loaded_in_its_own_format(
             assert after[0] == record_format
             if its_format == record_format:
                 assert after == before
-            elif record_format >= 2:
+            elif record_format == 3 or (record_format, its_format) == (2, 1):
                 assert after == encode_profile(profile, BEFORE, record_format)
 
 
@@ -301,7 +301,7 @@ def test_a_newer_format_asks_for_an_upgrade() -> None:
 
 @pytest.mark.parametrize(
     ("record_format", "at", "part"),
-    [(2, 1, 0x02), (2, 1, 0x80), (2, 2, 0x04), (3, 1, 0x08), (3, 2, 0x04)],
+    [(2, 1, 0x02), (2, 1, 0x80), (2, 2, 0x04), (3, 1, 0x08), (3, 2, 0x02)],
 )
 def test_a_part_that_is_not_known_yet_asks_for_an_upgrade(
     record_format: int, at: int, part: int
@@ -400,7 +400,7 @@ def test_a_record_of_version_3_still_decodes() -> None:
         OwnEntry(short_hash=2**31 + 1, times=1, number=8, minute=5),
         OwnEntry(short_hash=2**31 + 2, times=1, number=7, minute=3),
     ]
-    assert encode_profile(fitting(profile, 2), BEFORE, 2) == VERSION_2
+    assert facts_of(encode_profile(fitting(profile, 2), BEFORE, 2)) == facts_of(VERSION_2)
     assert encode_profile(profile, SHAPE) == VERSION_3
 
 
@@ -424,6 +424,6 @@ def test_records_are_as_long_as_the_page_says() -> None:
     assert [len(encode_profile(profile, before, f)) for f in (1, 2)] == [512, 204]
     profile.n_positive, profile.n_sessions, profile.session_from = 10, 1, 1
     profile.own = told_by(history, 10)
-    assert len(encode_profile(profile, ModelShape())) == 218
+    assert len(encode_profile(profile, ModelShape())) == 152
     profile = replace(fitting(profile, 2), long_term=vector)
     assert [len(encode_profile(profile, before, f)) for f in (1, 2)] == [772, 336]

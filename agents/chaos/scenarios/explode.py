@@ -133,10 +133,9 @@ async def _check_numbers(settings: Settings, expected: Expected, report: Report)
     async with store_of(settings) as store:
         async for user, record in store.iter_records():
             profile = decode_profile(record, config.shape, user)
-            for vector in (profile.vector, profile.long_term):
-                if vector is not None:
-                    wrong["profiles"] += not np.isfinite(vector).all()
-                    largest = max(largest, float(np.abs(vector).max()))
+            if profile.long_term is not None:
+                wrong["profiles"] += not np.isfinite(profile.long_term).all()
+                largest = max(largest, float(np.abs(profile.long_term).max()))
             wrong["profiles"] += not np.isfinite(profile.long_term_sum)
     table = await stored_items(settings, expected.ends)
     for name in ("vectors", "sums", "counts"):
