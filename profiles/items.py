@@ -9,7 +9,7 @@ hash of its id, so the order in which items are interned changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -36,6 +36,26 @@ from profiles.item_columns import (
     mark_others,
 )
 from profiles.item_columns import ItemColumns as ItemColumns
+from profiles.item_snapshot import (
+    GROUPS,
+    ITEMS,
+    LISTS,
+    QUERIES,
+    SNAPSHOT_VERSION,
+    TOKENS,
+    Chunk,
+    Part,
+    SnapshotHeader,
+    arrays_of,
+    changed_chunks,
+    n_chunks,
+    ordered_rows,
+    put_arrays,
+    read_chunk,
+    read_header,
+    stretch,
+)
+from profiles.item_snapshot import ItemSnapshot as ItemSnapshot
 from profiles.learned import (
     JOURNAL,
     N_NOTED,
@@ -67,48 +87,6 @@ from profiles.view import ItemView as ItemView
 
 START_DEVIATION = 0.2
 """Standard deviation of a start vector's numbers (docs/model.md)."""
-
-CHUNK_ROWS = 4096
-"""Rows of a snapshot chunk: 1 MB of vectors at K = 64, a small value for the store."""
-
-SNAPSHOT_VERSION = 1
-
-
-class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot holds once.
-
-    ring: item hashes (rows would be local), each at its place, for draws name places; ring_next:
-    the place of the next one.
-    """
-
-    version: int
-    n_factors: int
-    n_items: int
-    n_learned: int
-    clock_ms: int
-    ring_next: int
-    ring: bytes
-
-
-class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True):
-    """CHUNK_ROWS items, the last chunk fewer; columns as little-endian arrays."""
-
-    ids: list[str]
-    vectors: bytes
-    sums: bytes
-    counts: bytes
-    count_ms: bytes
-    n_positive: bytes
-    seen_at: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ItemSnapshot:
-    """header and the changed chunks by number; n_chunks: of the whole table."""
-
-    header: bytes
-    chunks: dict[int, bytes]
-    n_chunks: int
 
 
 class ItemTable:
@@ -244,6 +222,7 @@ class ItemTable:
         if self.sharing is not None:
             self.sharing.note(rows[columns.changed[rows] & CHANGED_BY_OTHERS == 0])
             self._note_tokens()
+            self.queries.note()
         columns.changed[rows] &= 0xFF ^ (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
         first_new, self._n_in_delta = self._n_in_delta, n
         return ItemDelta(
@@ -256,11 +235,12 @@ class ItemTable:
         """Keep account of what others don't know; everything so far counts as known to all."""
         self.sharing = Sharing(self, item_additive(self.config))
         self.tokens.sharing = Sharing(self.tokens, TOKEN_COLUMNS, named=False)
+        self.queries.share()
         self.journal = journal_for(JOURNAL, self.shape.n_tokens)
 
     def stop_sharing(self) -> None:
         """Nobody listens: from here on nothing is public, and snapshots hold the table."""
-        self.sharing = self.tokens.sharing = None
+        self.sharing = self.tokens.sharing = self.queries.sharing = None
         self.journal = journal_for(0, self.shape.n_tokens)
 
     @property
@@ -271,7 +251,7 @@ class ItemTable:
 
     @property
     def n_pending(self) -> int:
-        """Rows of items and of tokens with changes that nobody else has."""
+        """Rows of items, tokens and words with changes that nobody else has."""
         return sum(sharing.n_pending for sharing in self._shared())
 
     def end_round(self) -> None:
@@ -280,7 +260,8 @@ class ItemTable:
             sharing.end_round()
 
     def _shared(self) -> list[Sharing]:
-        return [s for s in (self.sharing, self.tokens.sharing) if s is not None]
+        every = (self.sharing, self.tokens.sharing, self.queries.sharing)
+        return [sharing for sharing in every if sharing is not None]
 
     def take_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
         """Rows to send next, see `Sharing.take`; only for a table that is shared."""
@@ -295,6 +276,11 @@ class ItemTable:
         """The same of tokens of texts."""
         assert self.tokens.sharing is not None
         return self.tokens.sharing.take(self.tokens, most_rows, overdue)
+
+    def take_word_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
+        """The same of words of queries."""
+        assert self.queries.sharing is not None
+        return self.queries.sharing.take(self.queries, most_rows, overdue)
 
     @property
     def n_positives_pending(self) -> int:
@@ -337,6 +323,19 @@ class ItemTable:
         add_changes(columns._asdict(), TOKEN_COLUMNS, rows, changes, places, 0)
         if self.tokens.sharing is not None:
             self.tokens.sharing.add(self.tokens, rows, changes, places)
+        mark_others(columns.changed, rows)
+        return len(changes) - len(places)
+
+    def add_word_changes(self, changes: RowChanges) -> int:
+        """The same of words of queries; a full table takes no new one."""
+        found = self.queries.intern(changes.hashes, self.n_learned)
+        places = np.flatnonzero(found >= 0)
+        rows = found[places]
+        columns = self.queries.columns
+        add_changes(columns._asdict(), TOKEN_COLUMNS, rows, changes, places, 0)
+        if self.queries.sharing is not None:
+            self.queries.note()
+            self.queries.sharing.add(self.queries, rows, changes, places)
         mark_others(columns.changed, rows)
         return len(changes) - len(places)
 
@@ -443,32 +442,42 @@ class ItemTable:
         public: rows as everyone knows them, without what is pending.
         What it returns counts as saved: when it could not be written, the next one must be full.
         """
-        columns, n = self.columns, len(self.ids)
-        n_chunks = -(-n // CHUNK_ROWS)
-        if full:
-            numbers = list(range(n_chunks))
-        else:
-            changed = np.flatnonzero(columns.changed[:n] & CHANGED_FOR_SNAPSHOT)
-            numbers = np.unique(changed // CHUNK_ROWS).tolist()
-        columns.changed[:n] &= 0xFF ^ CHANGED_FOR_SNAPSHOT
+        columns = self.columns
+        whole = n_chunks(self._sizes)
+        changed = {
+            number
+            for part, table, n_rows in (
+                (ITEMS, columns, len(self)),
+                (GROUPS, self.groups.columns, len(self.groups)),
+                (TOKENS, self.tokens.columns, len(self.tokens)),
+                (QUERIES, self.queries.columns, len(self.queries)),
+            )
+            for number in changed_chunks(part, table.changed[:n_rows])
+        }
         header = SnapshotHeader(
             version=SNAPSHOT_VERSION,
             n_factors=self.shape.n_factors,
-            n_items=n,
+            n_items=len(self),
             n_learned=self.n_learned,
             clock_ms=self.clock_ms,
             ring_next=int(columns.state[RING_NEXT]),
             ring=self.hashes[columns.ring[: columns.state[RING_N]]].tobytes(),
+            n_groups=len(self.groups),
+            n_tokens=len(self.tokens),
+            n_queries=len(self.queries),
+            n_list=self.lists.rows.shape[1],
+            once={name: column.tobytes() for name, column in self._once.items()},
         )
         return ItemSnapshot(
             header=msgspec.msgpack.encode(header),
-            chunks={number: self._chunk(number, public) for number in numbers},
-            n_chunks=n_chunks,
+            chunks={n: self._chunk(n, public) for n in (range(whole) if full else sorted(changed))},
+            n_chunks=whole,
         )
 
     def mark_unsaved(self) -> None:
         """Every row must go into the next snapshot: the last one was not written."""
-        self.columns.changed[: len(self.ids)] |= CHANGED_FOR_SNAPSHOT
+        for table in (self, self.groups, self.tokens, self.queries):
+            table.columns.changed[: len(table)] |= CHANGED_FOR_SNAPSHOT
 
     @classmethod
     def restore(
@@ -483,23 +492,31 @@ class ItemTable:
         Raises SnapshotBroken, which names the chunk. The first delta after it holds every row.
         """
         try:
-            head = msgspec.msgpack.decode(header, type=SnapshotHeader)
+            head = read_header(header)
         except msgspec.DecodeError as error:
             raise SnapshotBroken(f"the item snapshot's header can't be read: {error}") from error
-        if head.version != SNAPSHOT_VERSION or head.n_factors != shape.n_factors:
+        if not 1 <= head.version <= SNAPSHOT_VERSION or head.n_factors != shape.n_factors:
             raise SnapshotBroken(
                 f"the item snapshot has format {head.version} and {head.n_factors} factors, this"
                 f" worker format {SNAPSHOT_VERSION} and {shape.n_factors}; use a new generation"
             )
         table = cls(shape, config, capacity=max(1024, head.n_items))
-        for number in range(-(-head.n_items // CHUNK_ROWS)):
+        table.groups.restore(head.n_groups)
+        table.tokens.restore(head.n_tokens)
+        table.queries.restore(head.n_queries)
+        sizes = {**table._sizes, ITEMS: head.n_items}
+        for number in range(n_chunks(sizes)):
             if number not in chunks:
                 raise SnapshotBroken(f"the item snapshot lacks chunk {number}")
-            table._take_chunk(number, chunks[number], head.n_items)
-        table._rebuild_seen()
-        table._refill_ring(head)
+            try:
+                table._take_chunk(number, chunks[number], head, sizes)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise SnapshotBroken(f"chunk {number} of the item snapshot: {error}") from error
         state = table.columns.state
         state[N_LEARNED], state[CLOCK_MS] = head.n_learned, head.clock_ms
+        table._take_once(head)
+        table._rebuild_places()
+        table._refill_ring(head)
         table.columns.changed[: len(table.ids)] = CHANGED_FOR_DELTA | CHANGED_BY_OTHERS
         return table
 
@@ -534,52 +551,80 @@ class ItemTable:
         if self.sharing is not None:
             self.sharing.grow(capacity)
 
+    @property
+    def _sizes(self) -> dict[Part, int]:
+        return {
+            ITEMS: len(self),
+            GROUPS: len(self.groups),
+            TOKENS: len(self.tokens),
+            QUERIES: len(self.queries),
+        }
+
+    @property
+    def _once(self) -> dict[str, NDArray[Any]]:
+        """What a snapshot's header holds besides numbers and the ring."""
+        blend = self.blend._asdict()
+        return {
+            **blend,
+            "groups": self.groups.columns.totals,
+            "queries": self.queries.columns.state,
+        }
+
     def _chunk(self, number: int, public: bool) -> bytes:
-        rows = slice(number * CHUNK_ROWS, min((number + 1) * CHUNK_ROWS, len(self.ids)))
-        columns = self.columns
-        if public and self.sharing is not None:
-            columns = columns._replace(**self.sharing.public)
+        items, tokens = self.columns, self.tokens.columns
+        if public and self.sharing is not None and self.tokens.sharing is not None:
+            items = items._replace(**self.sharing.public)
+            tokens = tokens._replace(**self.tokens.sharing.public)
+        rows = {part: stretch(part, number, n_rows) for part, n_rows in self._sizes.items()}
         return msgspec.msgpack.encode(
-            SnapshotChunk(
-                ids=self.ids[rows],
-                vectors=columns.vectors[rows].tobytes(),
-                sums=columns.sums[rows].tobytes(),
-                counts=columns.counts[rows].tobytes(),
-                count_ms=columns.count_ms[rows].tobytes(),
-                n_positive=columns.n_positive[rows].tobytes(),
-                seen_at=columns.seen_at[rows].tobytes(),
+            Chunk(
+                ids=self.ids[rows[ITEMS]],
+                items=arrays_of(ITEMS, items, rows[ITEMS]),
+                lists=arrays_of(LISTS, self.lists, rows[ITEMS]),
+                groups=arrays_of(GROUPS, self.groups.columns, rows[GROUPS]),
+                tokens=arrays_of(TOKENS, tokens, rows[TOKENS]),
+                queries=arrays_of(QUERIES, self.queries.columns, rows[QUERIES]),
             )
         )
 
-    def _take_chunk(self, number: int, data: bytes, n_items: int) -> None:
-        first = number * CHUNK_ROWS
-        n = min(CHUNK_ROWS, n_items - first)
-        columns = self.columns
-        try:
-            chunk = msgspec.msgpack.decode(data, type=SnapshotChunk)
-            if len(chunk.ids) != n or len(set(chunk.ids)) != n:
-                raise ValueError(f"{len(chunk.ids)} ids where {n} distinct ones are wanted")
-            self._add(chunk.ids)
-            columns = self.columns
-            vectors = np.frombuffer(chunk.vectors, np.float32)
-            columns.vectors[first : first + n] = vectors.reshape(n, self.shape.n_factors)
-            columns.sums[first : first + n] = np.frombuffer(chunk.sums, np.float32)
-            columns.counts[first : first + n] = np.frombuffer(chunk.counts, np.float64)
-            columns.count_ms[first : first + n] = np.frombuffer(chunk.count_ms, np.int64)
-            columns.n_positive[first : first + n] = np.frombuffer(chunk.n_positive, np.int64)
-            columns.seen_at[first : first + n] = np.frombuffer(chunk.seen_at, np.int32)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise SnapshotBroken(f"chunk {number} of the item snapshot: {error}") from error
+    def _take_chunk(
+        self, number: int, data: bytes, head: SnapshotHeader, sizes: dict[Part, int]
+    ) -> None:
+        chunk = read_chunk(head.version, data)
+        rows = {part: stretch(part, number, n_rows) for part, n_rows in sizes.items()}
+        wanted = rows[ITEMS].stop - rows[ITEMS].start
+        if len(chunk.ids) != wanted or len(set(chunk.ids)) != wanted:
+            raise ValueError(f"{len(chunk.ids)} ids where {wanted} distinct ones are wanted")
+        self._add(chunk.ids)
+        put_arrays(ITEMS, self.columns, rows[ITEMS], chunk.items)
+        put_arrays(LISTS, self.lists, rows[ITEMS], chunk.lists, head.n_list)
+        put_arrays(GROUPS, self.groups.columns, rows[GROUPS], chunk.groups)
+        put_arrays(TOKENS, self.tokens.columns, rows[TOKENS], chunk.tokens)
+        put_arrays(QUERIES, self.queries.columns, rows[QUERIES], chunk.queries)
 
-    def _rebuild_seen(self) -> None:
+    def _take_once(self, head: SnapshotHeader) -> None:
+        try:
+            for name in head.once:
+                column = self._once[name]
+                column[...] = np.frombuffer(head.once[name], column.dtype).reshape(column.shape)
+        except (KeyError, ValueError) as error:
+            raise SnapshotBroken(f"the item snapshot's header: {error}") from error
+        for table in (self.groups, self.tokens, self.queries):
+            table.index()
+
+    def _rebuild_places(self) -> None:
         columns, n = self.columns, len(self.ids)
-        rows = np.flatnonzero(columns.seen_at[:n] >= 0)
-        places = columns.seen_at[rows]
-        if not np.array_equal(np.sort(places), np.arange(len(rows))):
-            raise SnapshotBroken("the item snapshot's chunks are of different snapshots")
-        columns.seen[places] = rows
-        columns.state[N_SEEN] = len(rows)
-        self._make_rankable(columns.seen[: len(rows)])
+        try:
+            seen = ordered_rows(columns.seen_at[:n])
+            rankable = ordered_rows(columns.rankable_at[:n])
+        except ValueError as error:
+            raise SnapshotBroken("the item snapshot's chunks are of different snapshots") from error
+        columns.seen[: len(seen)] = seen
+        columns.rankable[: len(rankable)] = rankable
+        columns.state[N_SEEN], columns.state[N_RANKABLE] = len(seen), len(rankable)
+        self._make_rankable(seen)  # of format 1, which had no such list, and no numbers
+        unnumbered = seen[columns.first_number[seen] == 0]
+        columns.first_number[unnumbered] = columns.last_number[unnumbered] = max(1, self.n_learned)
 
     def _refill_ring(self, head: SnapshotHeader) -> None:
         """Put the ring's hashes back as rows; with another `n_ring`, the newest of them."""
@@ -597,3 +642,5 @@ class ItemTable:
         columns.ring_count[: len(self.ids)] = np.bincount(rows, minlength=len(self.ids))
         columns.state[RING_N] = len(rows)
         columns.state[RING_NEXT] = upcoming % size
+        newest = (upcoming - 1 - np.arange(min(self._n_short, len(rows)))) % size
+        np.add.at(columns.short_count, columns.ring[newest], 1)

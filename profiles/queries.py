@@ -11,14 +11,17 @@ Size: (4 K + 8 L + 41) bytes a row, 809 at K = 64, L = 64, of `MOST_ROWS` at mos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.hashing import index_get
+from profiles.item_columns import CHANGED_BY_OTHERS, CHANGED_FOR_DELTA
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import GOLDEN, mix
+from profiles.sharing import TOKEN_COLUMNS, Sharing, rows_of_hashes
 from profiles.tokens import token_step
 
 MOST_ROWS = 65_536
@@ -204,16 +207,89 @@ def words_step(
 
 
 class QueryTable:
-    """All words and queries of one item table; its columns are handed to kernels."""
+    """All words and queries of one item table; its columns are handed to kernels.
+
+    sharing: what others know of the words' vectors, while the item table is shared.
+    """
+
+    clock_ms = 0  # nothing here decays
+    ids: Sequence[str] = ()  # words are known by their hash alone
 
     def __init__(self, n_factors: int, capacity: int = 256, most: int = MOST_ROWS) -> None:
         """most: at least 600, so that a sweep leaves room for a query of 255 words."""
+        self.sharing: Sharing | None = None
         self._n_factors = n_factors
         self._most = most
+        self._known: NDArray[np.uint64] = np.zeros(0, np.uint64)  # hashes as `sharing` has them
+        self._n_sweeps = 0
         self.columns = self._columns(capacity)
 
     def __len__(self) -> int:
         return int(self.columns.state[N_QUERIES])
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Of the words and queries, by row."""
+        return self.columns.hash
+
+    def rows(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): the row of each; -1 for one that isn't there."""
+        return rows_of_hashes(self.columns.index_keys, self.columns.index_values, hashes)
+
+    def intern(self, hashes: NDArray[np.uint64], number: int) -> NDArray[np.int32]:
+        """The same, with new rows for what is new, while there are any. number: of a positive."""
+        self.reserve(len(hashes))
+        new = hashes[(self.rows(hashes) < 0) & (hashes != 0)]
+        for key in new[: len(self.columns.hash) - len(self)]:
+            _row_of(self.columns, key, number)
+        return self.rows(hashes)
+
+    def share(self) -> None:
+        """Keep account of what others don't know of words' vectors."""
+        self.sharing = Sharing(self, TOKEN_COLUMNS, named=False)
+        self._note_rows()
+
+    def note(self) -> None:
+        """Words that the fold changed are pending; what others know moves with swept rows."""
+        assert self.sharing is not None
+        columns, n = self.columns, len(self)
+        if int(columns.state[N_SWEEPS]) != self._n_sweeps:
+            before = {key: row for row, key in enumerate(self._known.tolist())}
+            came_from = [before.get(key, -1) for key in columns.hash[:n].tolist()]
+            self.sharing.move(np.array(came_from, np.int64))
+        self._note_rows()
+        bits = columns.changed[:n] & (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
+        moved = (bits == CHANGED_FOR_DELTA) & (columns.sums[:n] != self.sharing.public["sums"][:n])
+        self.sharing.note(np.flatnonzero(moved).astype(np.int32))
+
+    def give_way(self, other: QueryTable) -> None:
+        """Another snapshot's table takes the place of this one: what of ours is pending goes on
+        top of it, and what others know is what it holds."""
+        assert self.sharing is not None
+        self.note()
+        mine, other.sharing = self.columns, self.sharing
+        pending = np.flatnonzero(mine.sums[: len(self)] != self.sharing.public["sums"][: len(self)])
+        other.intern(mine.hash[pending], 0)
+        other.sharing.grow(len(other.hashes))
+        rows = self.rows(other.hashes[: len(other)])
+        known = np.flatnonzero(rows >= 0)
+        ahead = {
+            name: getattr(mine, name)[rows[known]] - self.sharing.public[name][rows[known]]
+            for name in ("vectors", "sums")
+        }
+        other.sharing.move(rows.astype(np.int64))
+        for name, difference in ahead.items():
+            own = getattr(other.columns, name)
+            other.sharing.public[name][:] = own
+            own[known] += difference
+        other._note_rows()
+
+    def _note_rows(self) -> None:
+        """How `sharing` has the rows now."""
+        swept = int(self.columns.state[N_SWEEPS])
+        if len(self._known) != len(self) or swept != self._n_sweeps:
+            self._known = self.columns.hash[: len(self)].copy()
+        self._n_sweeps = swept
 
     def reserve(self, n: int) -> None:
         """Make room for n more rows, or for all that there may be: before a batch that has n."""
@@ -228,6 +304,13 @@ class QueryTable:
             getattr(bigger, name)[:rows] = getattr(present, name)[:rows]
         self.columns = bigger._replace(state=present.state)
         self.index()
+        if self.sharing is not None:
+            self.sharing.grow(len(self.columns.hash))
+
+    def restore(self, n: int) -> None:
+        """n empty rows, of a table that has none, to be filled from a snapshot; then `index`."""
+        self.reserve(n)
+        self.columns.state[N_QUERIES] = n
 
     def index(self) -> None:
         """Make the index anew from the hashes."""

@@ -184,6 +184,19 @@ class TokenTable:
         start_vectors(start, self.columns.hash[rows], 0, TEXT_DEVIATION)
         return start
 
+    def restore(self, n: int) -> None:
+        """n empty rows, of a table that has none, to be filled from a snapshot; then `index`."""
+        self._grow(max(n, len(self.columns.hash)))
+        self.columns.state[N_TOKENS] = n
+
+    def index(self) -> None:
+        """Make the index anew from the hashes."""
+        self._index = HashIndex(len(self.columns.hash))
+        self._index.append(self.columns.hash[: len(self)])
+        self.columns = self.columns._replace(
+            index_keys=self._index.keys, index_values=self._index.values
+        )
+
     def _grow(self, capacity: int) -> None:
         present, bigger = self.columns, self._columns(capacity)
         n = len(self)
