@@ -1,7 +1,8 @@
 """From profiles to ranked lists with reasons: what the scorer computes, without any topic.
 
 A user's items to leave out follow the settings; a user without history gets what is popular.
-Reasons are the past events whose share of x . e_j is largest.
+Reasons are the past events whose share of x . e_j is largest. A list that is pushed belongs to the
+event before it; one that is asked for, to the time and the query of the request.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
+from agents.translate import query_tokens
 from profiles.interactions import MAX_KINDS, Kinds
 from profiles.profile import NO_OFFSET
-from profiles.reasons import history_rows, reasons
-from profiles.scoring import NO_ROW, rank_rows, top_k
+from profiles.reasons import reasons
+from profiles.serving import NO_ROW, Scorer, Users
 from profiles.table import ProfileTable
 from profiles.view import ItemView
 from streams.events import RankedItem
 
 encode_text = msgspec.json.Encoder().encode
+
+MOST_SCORE = 1e9
+"""Below this there is no score; a candidate whose own is not finite comes last."""
 
 LEAST_SHARE = 0.05
 """A reason that carries less than this share of the score explains nothing to a person."""
@@ -80,6 +85,7 @@ class Ranking:
         self._kind_names = [encode_text(kinds.name(code)).decode() for code in range(MAX_KINDS)]
         self._purchase = kinds["purchase"].code
         self._profiles = ProfileTable(view.shape)  # scratch: the users of one call
+        self._scorer = Scorer(view.config)
         self._allowed: NDArray[np.bool_] | None = None
         self._allowed_for = (-1, -1, -1)
 
@@ -89,36 +95,65 @@ class Ranking:
         return len(self._view)
 
     def rank(
-        self, user_ids: Sequence[str], records: Sequence[bytes | None], n: int
+        self,
+        user_ids: Sequence[str],
+        records: Sequence[bytes | None],
+        n: int,
+        asked_ms: int | None = None,
     ) -> list[Ranked]:
         """The best n items of each user, exactly; shorter where fewer are left.
 
         records: in the order of the distinct user_ids; None for a user without a profile, who
-        gets what is popular. Raises RecordCorrupt and RecordTooNew, which name the user.
+        gets what is popular. asked_ms: when the lists are asked for; None: with each user's newest
+        event. Raises RecordCorrupt and RecordTooNew, which name the user.
         """
         if not user_ids:
             return []
-        users = self._load(user_ids, records)
-        history = history_rows(self._profiles, users, self._view)
-        vectors = np.ascontiguousarray(self._profiles.columns.vector[users])
-        ranked, scores = top_k(
-            self._view, vectors, self._left_out(users, history), n, self._in_stock()
-        )
-        return self._entries(users, history, ranked, scores)
+        with self._view.reading():
+            users = self._see(self._load(user_ids, records), asked_ms)
+            ranked, scores = self._scorer.top_k(
+                self._view,
+                self._profiles.columns,
+                users,
+                self._left_out(users),
+                n,
+                self._in_stock(),
+            )
+            return self._entries(users, ranked, scores)
 
     def rerank(
-        self, user_id: str, record: bytes | None, candidates: Sequence[str], n: int | None = None
+        self,
+        user_id: str,
+        record: bytes | None,
+        candidates: Sequence[str],
+        n: int | None = None,
+        asked_ms: int | None = None,
+        query: str | None = None,
     ) -> Ranked:
-        """The candidates in the profile's order; items without a vector come last, as given."""
+        """The candidates in the profile's order; items without a vector come last, as given.
+
+        asked_ms: as in `rank`. query: what was searched for, in place of the user's last search.
+        """
         distinct = list(dict.fromkeys(candidates))
-        users = self._load([user_id], [record])
-        rows = self._view.rows(distinct)
-        scores = rank_rows(self._view, self._profiles.columns.vector[users[0]], rows)
-        known = np.flatnonzero(rows != NO_ROW)
-        order = known[np.argsort(-scores[known], kind="stable")]
-        history = history_rows(self._profiles, users, self._view)
-        found = self._entries(users, history, rows[None, order], scores[None, order])[0]
-        lowest = float(scores[order[-1]]) if len(order) else 0.0
+        with self._view.reading():
+            rows = self._view.rows(distinct)
+            known = np.flatnonzero(rows != NO_ROW)
+            row = self._load([user_id], [record])
+            if query is not None:
+                self._take_query(int(row[0]), query)
+            users = self._see(row, asked_ms)
+            scores = self._scorer.scores(
+                self._view.model,
+                self._view.base,
+                self._profiles.columns,
+                users,
+                rows[known],
+            )[0]
+            scores[~np.isfinite(scores)] = -MOST_SCORE
+            order = np.argsort(-scores, kind="stable")
+            ranked, scores = rows[known[order]], scores[order]
+            found = self._entries(users, ranked[None], scores[None])[0]
+        lowest = float(scores[-1]) if len(scores) else 0.0
         unknown = [item_id for item_id, row in zip(distinct, rows, strict=True) if row == NO_ROW]
         last = [
             encode_text(RankedItem(item_id=item_id, rank=rank, score=round(lowest, 5))).decode()
@@ -131,24 +166,35 @@ class Ranking:
         self._profiles.load(user_ids, records)
         return self._profiles.rows(user_ids)
 
+    def _take_query(self, row: int, query: str) -> None:
+        columns = self._profiles.columns
+        words = query_tokens(query, columns.pending.shape[1])
+        columns.pending[row, : len(words)] = words
+        columns.n_pending[row] = len(words)
+
+    def _see(self, rows: NDArray[np.int32], asked_ms: int | None) -> Users:
+        columns = self._profiles.columns
+        times = columns.last_ms[rows] if asked_ms is None else np.full(len(rows), asked_ms)
+        no_session = np.zeros(len(rows), np.uint32)  # a request names none: the time decides
+        return self._scorer.users(self._view.model, columns, rows, times, no_session)
+
     def _entries(
         self,
-        users: NDArray[np.int32],
-        history: NDArray[np.int32],
+        users: Users,
         ranked: NDArray[np.int32],
         scores: NDArray[np.float32],
     ) -> list[Ranked]:
         """Lists as JSON, written out here: a list has 20 items with 60 reasons, and made of
         structs it costs as much as ranking 3,000 items (a test decodes them again)."""
-        why = reasons(self._profiles, users, self._view, history, ranked, self._rules.n_reasons)
-        why.history[why.shares < LEAST_SHARE] = -1
         columns, quoted = self._profiles.columns, self._quoted
+        why = reasons(columns, users, self._view.model, ranked, self._rules.n_reasons)
+        why.history[why.shares < LEAST_SHARE] = -1
         lists = []
         for offset, past, times, kinds, rows, row_scores, places, shares in zip(
-            columns.last_offset[users].tolist(),
-            history.tolist(),
-            columns.history_ms[users].tolist(),
-            columns.history_kind[users].tolist(),
+            columns.last_offset[users.row].tolist(),
+            users.history.tolist(),
+            columns.history_ms[users.row].tolist(),
+            columns.history_kind[users.row].tolist(),
             ranked.tolist(),
             np.round(scores.astype(np.float64), 5).tolist(),
             why.history.tolist(),
@@ -178,16 +224,14 @@ class Ranking:
         """An item's id as JSON."""
         return encode_text(self._view.ids[row]).decode()
 
-    def _left_out(
-        self, users: NDArray[np.int32], history: NDArray[np.int32]
-    ) -> list[NDArray[np.int32]] | None:
+    def _left_out(self, users: Users) -> list[NDArray[np.int64]]:
         """For each user the rows that the rules leave out."""
-        out = np.full_like(history, NO_ROW)
+        out = np.full_like(users.history, NO_ROW)
         if self._rules.exclude_bought:
-            bought = self._profiles.columns.history_kind[users] == self._purchase
-            out[bought] = history[bought]
+            bought = self._profiles.columns.history_kind[users.row] == self._purchase
+            out[bought] = users.history[bought]
         if self._rules.exclude_current:
-            out[:, 0] = history[:, 0]
+            out[:, 0] = users.history[:, 0]
         return list(out)
 
     def _in_stock(self) -> NDArray[np.bool_] | None:

@@ -425,11 +425,12 @@ class RequestAnswerer:
         try:
             record, is_late = await self._record(request)
             error = "older_profile" if is_late else None
+            now_ms = self._config.now_ms()
             if isinstance(request, RecommendRequest):
-                ranked = self._ranking.rank([request.user_id], [record], request.n)[0]
+                ranked = self._ranking.rank([request.user_id], [record], request.n, now_ms)[0]
             else:
                 ranked = self._ranking.rerank(
-                    request.user_id, record, request.candidates, request.n
+                    request.user_id, record, request.candidates, request.n, now_ms, request.query
                 )
         except StoreAway as away:
             logger.warning("request without a profile", reason=str(away))

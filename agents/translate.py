@@ -102,13 +102,9 @@ class Translator:
             speaks = (self._positive[kind] | (kind == of_search)).tolist()
             for number, query in enumerate(queries):
                 if query and speaks[number]:
-                    tokens += self._tokens(query)
+                    tokens += query_tokens(query, self._n_tokens)
                 token_start[number + 1] = len(tokens)
         return token_start, np.array(tokens, np.uint64)
-
-    def _tokens(self, query: str) -> list[int]:
-        words = _WORD.findall(query.casefold())
-        return [token_hash(word) for word in words[: self._n_tokens]]
 
 
 def _sessions(events: Sequence[Event]) -> NDArray[np.uint32]:
@@ -128,3 +124,12 @@ def is_bad_review(event: Event) -> bool:
     False
     """
     return isinstance(event, Review) and event.rating is not None and event.rating < GOOD_RATING
+
+
+def query_tokens(query: str, most: int) -> list[int]:
+    """The hashes of a query's first words.
+
+    >>> query_tokens("Red LAMP", 8) == query_tokens("red, lamp!", 2)
+    True
+    """
+    return [token_hash(word) for word in _WORD.findall(query.casefold())[:most]]

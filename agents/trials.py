@@ -28,7 +28,7 @@ from profiles.interactions import Interactions
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
-from profiles.trials import score_all
+from profiles.trials import TrialScorer
 from streams.errors import BrokerAway
 from streams.producer import Producer
 from streams.trials import MISS, Trial, TrialBatch, encode_trials
@@ -52,6 +52,7 @@ class LiveTrials:
         """share: of the events, in (0, 1]."""
         self._share = share
         self._items: ItemTable | None = None
+        self._scorer: TrialScorer
 
     def fold(
         self,
@@ -67,6 +68,7 @@ class LiveTrials:
         """
         if items is not self._items:
             self._begin(items)
+            self._scorer = TrialScorer(config)
         self._grow(len(items.hashes), profiles)
         chosen = np.flatnonzero(
             sampled(interactions.partition, interactions.offset, self._share)
@@ -138,7 +140,7 @@ class LiveTrials:
         top = np.zeros(TOP, np.int32)
         found: list[float] = []
         ours_top: list[int] = []
-        ours = score_all(items, columns.vector[user])[seen]
+        ours = self._scorer.scores(items, columns, batch, b)[seen]
         for scores in (ours, counts, near):
             ranks = np.full(3, np.inf)
             if place >= 0:
@@ -213,6 +215,7 @@ def _part(interactions: Interactions, start: int, end: int) -> Interactions:
         time_ms=i.time_ms[start:end],
         offset=i.offset[start:end],
         token_start=i.token_start[start : end + 1],
+        session=None if i.session is None else i.session[start:end],
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.interactions import Interactions
 from profiles.items import ItemTable
-from profiles.reasons import history_rows, reasons
-from profiles.scoring import top_k
+from profiles.reasons import reasons
 from profiles.seen import SeenRing
+from profiles.serving import READ_FOR, Scorer
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
 from profiles.view import ItemView
@@ -25,6 +26,7 @@ def warmup(config: FoldConfig | None = None) -> None:
     items = ItemTable(config.shape, config, capacity=1)
     profiles.load(["warm", "up"], [None, None])
     item_row = items.intern(["a", "b", "c"])
+    items.describe({"a": describe("warm up", ["kernels"])})
     interactions = Interactions(
         partition=0,
         user_row=profiles.rows(["warm", "up", "warm"]),
@@ -44,7 +46,10 @@ def warmup(config: FoldConfig | None = None) -> None:
     SeenRing(n_slots=1).filter([0], [1], start=0, end=1)
     view = ItemView(config.shape, config)
     view.apply(items.take_delta())
-    rows = profiles.rows(["warm", "up"])
-    vectors = np.ascontiguousarray(profiles.columns.vector[rows])
-    ranked, _ = top_k(view, vectors, None, 2)
-    reasons(profiles, rows, view, history_rows(profiles, rows, view), ranked, 1)
+    scorer, columns = Scorer(config), profiles.columns
+    for n in (1, READ_FOR):  # items' texts are read in two ways
+        rows = np.repeat(profiles.rows(["warm"]), n)
+        times, sessions = np.zeros(n, np.int64), np.zeros(n, np.uint32)
+        users = scorer.users(view.model, columns, rows, times, sessions)
+        ranked, _ = scorer.top_k(view, columns, users, None, 2)
+    reasons(columns, users, view.model, ranked, 1)

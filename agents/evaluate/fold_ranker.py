@@ -7,21 +7,19 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.describe import description_of
 from agents.evaluate.stream import Stream
 from agents.translate import Translator
 from profiles.fold import fold_batch
-from profiles.interactions import Kinds
+from profiles.interactions import Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
-from profiles.trials import score_all
+from profiles.trials import TrialScorer
 
 
 class FoldRanker:
-    """`fold_batch` and `scoring.scores`, event by event.
-
-    A user is scored by the vector in the profile, which is what recommendations are made from.
-    """
+    """`fold_batch` and `serving`'s scores, event by event."""
 
     name = "FOLD"
 
@@ -40,25 +38,38 @@ class FoldRanker:
         self._stream = stream
         self._items = ItemTable(self._config.shape, self._config, capacity=stream.n_items)
         self._items.intern(stream.item_ids)
+        self._items.describe(
+            {item_id: description_of(item) for item_id, item in stream.items.items()}
+        )
         self._profiles = ProfileTable(self._config.shape, capacity=len(stream.user_ids))
         self._profiles.load(stream.user_ids, [None] * len(stream.user_ids))
-        self._rows = self._profiles.rows(stream.user_ids)
+        self._scorer = TrialScorer(self._config)
         self._translator = Translator(self._kinds, self._config.shape.n_tokens)
         self._watermark_ms = 0
+        self._batch: Interactions
+        self._batch_of = -1
 
     def scores(self, b: int, out: NDArray[np.float32]) -> None:
         """As recommendations are scored."""
-        row = self._rows[self._stream.user[b]]
-        out[:] = score_all(self._items, self._profiles.columns.vector[row])[: len(out)]
+        self._translate(b)
+        columns = self._profiles.columns
+        out[:] = self._scorer.scores(self._items, columns, self._batch, 0)[: len(out)]
 
     def learn(self, b: int) -> None:
         """Fold one event."""
-        event = self._stream.events[b]
-        batch = self._translator.translate(
-            self._seed, [event], [b], [event.ts], self._profiles, self._items
+        self._translate(b)
+        report = fold_batch(
+            self._profiles, self._items, self._batch, self._config, self._watermark_ms
         )
-        report = fold_batch(self._profiles, self._items, batch, self._config, self._watermark_ms)
         self._watermark_ms = report.watermark_ms
+
+    def _translate(self, b: int) -> None:
+        if b != self._batch_of:
+            event = self._stream.events[b]
+            self._batch = self._translator.translate(
+                self._seed, [event], [b], [event.ts], self._profiles, self._items
+            )
+            self._batch_of = b
 
 
 def measured_config(config: FoldConfig, n_negatives: int | None) -> FoldConfig:

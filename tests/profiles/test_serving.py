@@ -1,0 +1,266 @@
+"""Scores of whole tables are those of the terms, item by item; exact top-k."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from profiles.base_terms import BaseTerms
+from profiles.blend import N_PARTS
+from profiles.embedding import fill_context
+from profiles.errors import DivergedError
+from profiles.facets import describe
+from profiles.fold import fold_batch
+from profiles.hashing import session_hash, token_hash
+from profiles.interactions import BUILTIN_KINDS
+from profiles.items import ItemTable, ItemView
+from profiles.kernel import touch_items
+from profiles.model import Model
+from profiles.own import begins_session, minute_of
+from profiles.reference import OneInteraction, columns_of
+from profiles.scratch import constants_of, scratch_for
+from profiles.serving import NO_ROW, Scorer, Users
+from profiles.shape import FoldConfig, ModelShape
+from profiles.table import ProfileTable
+from profiles.terms import (
+    DOT,
+    N_TERMS,
+    write_group_terms,
+    write_item_terms,
+    write_touched_terms,
+)
+from profiles.tokens import read_item
+
+SHAPE = ModelShape(n_factors=8, history=5)
+CONFIG = FoldConfig(shape=SHAPE, n_ring=40, n_ring_short=10, n_list=6)
+USERS = [f"u{number}" for number in range(6)]
+WORDS = [token_hash(word) for word in ("red", "lamp", "rug")]
+RETURN = next(kind.code for kind in BUILTIN_KINDS if kind.name == "return")
+SEARCH = next(kind.code for kind in BUILTIN_KINDS if kind.name == "search")
+
+
+def a_stream(random: np.random.Generator, n: int, n_items: int) -> list[OneInteraction]:
+    """Clicks in and out of sessions, searches, repeats and returns."""
+    stream, time_ms = [], 0
+    for offset in range(n):
+        time_ms += int(random.choice([1, 1_000, 60_000, 4_000_000]))
+        user, item = str(random.choice(USERS[1:])), f"i{random.integers(n_items)}"
+        one = OneInteraction(user, item, offset, time_ms)
+        kind = random.random()
+        if kind < 0.15:
+            words = tuple(random.choice(WORDS, 2).tolist())
+            one = replace(one, item_id=None, kind=SEARCH, positive=False, tokens=words)
+        elif kind < 0.2:
+            one = replace(one, kind=RETURN, positive=False)
+        stream.append(one)
+    last = replace(stream[-1], user="u1", item_id=None, kind=SEARCH, positive=False)
+    stream[-1] = replace(last, tokens=(WORDS[0], WORDS[1]))
+    return stream
+
+
+def a_shop(
+    seed: int, n: int = 150, described: bool = True
+) -> tuple[ProfileTable, ItemTable, ItemView]:
+    """A shop after n events, and a view that followed it by a few deltas."""
+    random = np.random.default_rng(seed)
+    profiles, items, view = (
+        ProfileTable(SHAPE),
+        ItemTable(SHAPE, CONFIG, 4),
+        ItemView(SHAPE, CONFIG, 4),
+    )
+    profiles.load(USERS, [None] * len(USERS))
+    watermark_ms = 0
+    stream = a_stream(random, n, 30)
+    for first in range(0, n, 25):
+        if described and first in (25, 75):
+            said = {f"i{number}": an_entry(random) for number in range(first % 10, 40, 3)}
+            items.describe(said)
+        part = columns_of(stream[first : first + 25], 0, profiles, items)
+        watermark_ms = fold_batch(profiles, items, part, CONFIG, watermark_ms).watermark_ms
+        view.apply(items.take_delta())
+    # A young shop has learned next to nothing; scores shall show every term.
+    items.blend.theta[:] += random.normal(0, 0.2, (N_PARTS, N_TERMS)).astype(np.float32)
+    view.apply(items.take_delta())
+    return profiles, items, view
+
+
+def an_entry(random: np.random.Generator):  # type: ignore[no-untyped-def]
+    return describe(
+        f"{random.choice(['red', 'blue'])} {random.choice(['lamp', 'rug'])}",
+        ["home", str(random.choice(["lamps", "rugs", "beds"]))][: random.integers(3)],
+        str(random.choice(["alder", "birch"])) if random.random() < 0.8 else None,
+        float(random.integers(1, 50)) if random.random() < 0.8 else None,
+    )
+
+
+def one_by_one(
+    model: Model, profiles: ProfileTable, row: int, time_ms: int, session: int, n: int
+) -> NDArray[np.float32]:
+    """theta . phi of each item for itself, as the learner of the weights sees it."""
+    c, columns = constants_of(CONFIG), profiles.columns
+    s = scratch_for(CONFIG, len(model.items.counts), len(model.groups.counts))
+    fill_context(columns, model, row, c, s)
+    touch_items(columns, model, row, c, s)
+    begins = bool(begins_session(columns, row, session, time_ms))
+    n_history = int(columns.n_history[row])
+    theta = model.blend.theta
+    weight = theta[0] + theta[1 + min(n_history, 2) + (n_history >= 5)]
+    weight = weight + theta[5 if begins else 6] + theta[7 if columns.n_pending[row] else 8]
+    phi, found = np.zeros((1, N_TERMS), np.float32), np.zeros(n, np.float32)
+    e = np.zeros(SHAPE.n_factors, np.float32)
+    for item in range(n):
+        read_item(model.items.vectors, model.items.text, model.tokens, item, e)
+        phi[0, DOT] = s.x @ e
+        write_item_terms(model.items, item, c.speeds, phi, 0)
+        write_group_terms(model.groups, model.items.facets, item, s.groups, phi, 0)
+        place = int(s.touched.at[item]) - 1
+        write_touched_terms(columns, row, begins, minute_of(time_ms), s.touched, place, phi, 0)
+        found[item] = weight @ phi[0]
+    return found
+
+
+def seen(profiles: ProfileTable, model: Model, user_ids: list[str], later_ms: int = 0) -> Users:
+    """The users at the time of their newest event, or later."""
+    rows = profiles.rows(user_ids)
+    times = profiles.columns.last_ms[rows] + later_ms
+    return Scorer(CONFIG).users(
+        model, profiles.columns, rows, times, np.zeros(len(rows), np.uint32)
+    )
+
+
+@given(seed=st.integers(0, 10_000), described=st.booleans(), later_ms=st.sampled_from([0, 10**7]))
+@settings(deadline=None, max_examples=20)
+def test_every_item_has_the_score_of_its_terms(seed: int, described: bool, later_ms: int) -> None:
+    profiles, items, view = a_shop(seed, described=described)
+    rows = profiles.rows(USERS)
+    session = np.full(len(rows), session_hash("s") if seed % 2 else 0, np.uint32)
+    times = profiles.columns.last_ms[rows] + later_ms
+    for model, base in (
+        (items.model, BaseTerms(items.model, len(items), CONFIG)),
+        (view.model, view.base),
+    ):
+        scorer = Scorer(CONFIG)
+        users = scorer.users(model, profiles.columns, rows, times, session)
+        S = scorer.scores(model, base, profiles.columns, users)
+        for b, row in enumerate(rows.tolist()):
+            expected = one_by_one(model, profiles, row, int(times[b]), int(session[b]), len(items))
+            np.testing.assert_allclose(S[b], expected, rtol=1e-4, atol=1e-4)
+            alone = Users(*(column[b : b + 1] for column in users))
+            one = scorer.scores(model, base, profiles.columns, alone)[0]
+            np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-4)
+            some = np.array([3, 1, len(items) - 1], np.int32)
+            picked = scorer.scores(model, base, profiles.columns, alone, some)[0]
+            np.testing.assert_allclose(picked, expected[some], rtol=1e-4, atol=1e-4)
+
+
+def test_the_shop_of_these_tests_has_every_term() -> None:
+    profiles, items, _ = a_shop(1)
+    model, c = items.model, constants_of(CONFIG)
+    on = np.zeros(N_TERMS, np.bool_)
+    for row in profiles.rows(USERS).tolist():
+        s = scratch_for(CONFIG, len(model.items.counts), len(model.groups.counts))
+        fill_context(profiles.columns, model, row, c, s)
+        touch_items(profiles.columns, model, row, c, s)
+        phi = np.zeros((1, N_TERMS), np.float32)
+        for item in range(len(items)):
+            phi[0, DOT] = 1
+            write_item_terms(model.items, item, c.speeds, phi, 0)
+            write_group_terms(model.groups, model.items.facets, item, s.groups, phi, 0)
+            place = int(s.touched.at[item]) - 1
+            minute = minute_of(int(profiles.columns.last_ms[row]) + 600_000)
+            write_touched_terms(profiles.columns, row, False, minute, s.touched, place, phi, 0)
+            on |= phi[0] != 0
+    assert on.all(), np.flatnonzero(~on)
+
+
+@given(
+    seed=st.integers(0, 1000), n=st.integers(1, 15), out=st.lists(st.integers(-1, 25), max_size=12)
+)
+@settings(deadline=None, max_examples=20)
+def test_top_k_is_the_head_of_the_full_order(seed: int, n: int, out: list[int]) -> None:
+    profiles, _, view = a_shop(seed % 3)
+    scorer, columns = Scorer(CONFIG), profiles.columns
+    users = seen(profiles, view.model, USERS)
+    allowed = np.random.default_rng(seed).random(len(view)) < 0.8
+    left_out = [np.array(out, np.int64)] * len(USERS)
+    rows, best = scorer.top_k(view, columns, users, left_out, n, allowed)
+    S = scorer.scores(view.model, view.base, columns, users)
+    for b in range(len(USERS)):
+        may = [row for row in range(len(view)) if allowed[row] and row not in out]
+        expected = sorted(may, key=lambda row: (-S[b, row], row))[:n]
+        assert rows[b, : len(expected)].tolist() == expected
+        assert best[b, : len(expected)].tolist() == S[b, expected].tolist()
+        assert (rows[b, len(expected) :] == NO_ROW).all()
+        assert np.isneginf(best[b, len(expected) :]).all()
+
+
+def test_equal_scores_are_ordered_by_row() -> None:
+    profiles, items, view = ProfileTable(SHAPE), ItemTable(SHAPE, CONFIG), ItemView(SHAPE, CONFIG)
+    profiles.load(["u"], [None])
+    items.intern([f"i{number}" for number in range(50)])
+    view.apply(items.take_delta())
+    users = seen(profiles, view.model, ["u"])
+    rows, _ = Scorer(CONFIG).top_k(view, profiles.columns, users, None, 5)
+    assert rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_a_score_that_is_no_number_is_never_listed() -> None:
+    profiles, _, view = a_shop(2)
+    view.model.items.vectors[[0, 4]] = np.nan
+    view.model.items.vectors[7] = np.inf
+    columns = profiles.columns
+    users = seen(profiles, view.model, ["u0"])
+    rows, best = Scorer(CONFIG).top_k(view, columns, users, None, len(view))
+    assert np.isfinite(best[rows != NO_ROW]).all()
+    assert not {0, 4} & set(rows[0].tolist())
+
+
+def test_an_empty_catalogue_gives_empty_lists() -> None:
+    profiles, view = ProfileTable(SHAPE), ItemView(SHAPE, CONFIG)
+    profiles.load(["u"], [None])
+    users = seen(profiles, view.model, ["u"])
+    rows, _ = Scorer(CONFIG).top_k(view, profiles.columns, users, None, 2)
+    assert rows.tolist() == [[NO_ROW, NO_ROW]]
+
+
+def test_a_vector_that_is_not_finite_is_refused() -> None:
+    profiles, _, view = a_shop(0)
+    columns, scorer = profiles.columns, Scorer(CONFIG)
+    users = seen(profiles, view.model, ["u1"])
+    with pytest.raises(ValueError, match="excluded"):
+        scorer.top_k(view, columns, users, [], 2)
+    with pytest.raises(ValueError, match="mask"):
+        scorer.top_k(view, columns, users, None, 2, np.ones(1, np.bool_))
+    columns.long_term[profiles.rows(["u1"])] = np.nan
+    with pytest.raises(DivergedError):
+        seen(profiles, view.model, ["u1"])
+
+
+def test_a_list_asked_for_much_later_begins_a_session() -> None:
+    profiles, _, view = a_shop(0)
+    soon, later = (seen(profiles, view.model, ["u0", "u1"], ms) for ms in (0, 10**8))
+    assert soon.begins.tolist() == [True, False]  # u0 has no event yet
+    assert later.begins.tolist() == [True, True]
+
+
+def test_what_is_said_of_items_alone_is_made_anew_of_all_rows_at_once() -> None:
+    profiles, items, view = a_shop(0, described=False)
+    before = view.base
+    stream = [OneInteraction("u1", f"i{b % 2}", 1_000 + b, 10**9 + b) for b in range(11)]
+    fold_batch(profiles, items, columns_of(stream[:1], 0, profiles, items), CONFIG, 0)
+    view.apply(items.take_delta())
+    assert view.base is not before  # the clock has moved far
+    before = view.base
+    fold_batch(profiles, items, columns_of(stream[1:9], 0, profiles, items), CONFIG, 0)
+    view.apply(items.take_delta())
+    assert view.base is before
+    fold_batch(profiles, items, columns_of(stream[9:], 0, profiles, items), CONFIG, 0)
+    view.apply(items.take_delta())
+    assert view.base is not before
+    fresh = BaseTerms(items.model, len(items), CONFIG).of([(0, 1, 5, 8)])[0][0]
+    np.testing.assert_allclose(view.base.of([(0, 1, 5, 8)])[0][0], fresh, rtol=1e-5, atol=1e-6)
