@@ -331,11 +331,11 @@ class ItemTable:
         found = self.queries.intern(changes.hashes, self.n_learned)
         places = np.flatnonzero(found >= 0)
         rows = found[places]
+        if self.queries.sharing is not None:
+            self.queries.note()  # before ours and theirs are one
+            self.queries.sharing.add(self.queries, rows, changes, places)
         columns = self.queries.columns
         add_changes(columns._asdict(), TOKEN_COLUMNS, rows, changes, places, 0)
-        if self.queries.sharing is not None:
-            self.queries.note()
-            self.queries.sharing.add(self.queries, rows, changes, places)
         mark_others(columns.changed, rows)
         return len(changes) - len(places)
 

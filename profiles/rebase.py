@@ -50,6 +50,7 @@ def take_groups(mine: GroupTable, other: Groups) -> None:
 
 def take_queries(mine: QueryTable, other: QueryTable, rows: NDArray[np.int32]) -> QueryTable:
     """The other table's words and queries, in a table that readers take for swept."""
+    mine.give_way(other)
     columns, n = other.columns, len(other)
     columns.items[:n] = rows[columns.items[:n]] if len(rows) else 0
     columns.changed[:n] |= 3

@@ -139,7 +139,7 @@ class Sharing:
 
     def grow(self, capacity: int) -> None:
         """The table has room for more rows now."""
-        more = capacity - len(self._since)
+        more = max(0, capacity - len(self._since))
         for name, column in self.public.items():
             wider = [(0, more)] + [(0, 0)] * (column.ndim - 1)
             self.public[name] = np.pad(column, wider)
@@ -149,6 +149,14 @@ class Sharing:
     def begin(self, first: int, vectors: NDArray[np.float32]) -> None:
         """New rows from `first` on, with their start vectors, which come from their hashes."""
         self.public["vectors"][first : first + len(vectors)] = vectors
+
+    def move(self, came_from: NDArray[np.int64]) -> None:
+        """The table gave rows up: row n is what row came_from[n] was; -1: it is new, of zeros."""
+        kept = np.flatnonzero(came_from >= 0)
+        for name, column in self.public.items():
+            self.public[name] = _moved(column, came_from, kept)
+        self._since = _moved(self._since, came_from, kept)
+        self._told = _moved(self._told, came_from, kept) | (not self._named)
 
     def note(self, rows: NDArray[np.int32]) -> None:
         """Committed changes of ours in these rows."""
@@ -288,11 +296,18 @@ class Sharing:
         return decayed_all(values, columns["count_ms"][rows], clock_ms, column.half_life_s)
 
 
+def _moved(
+    column: NDArray[Any], came_from: NDArray[np.int64], kept: NDArray[np.intp]
+) -> NDArray[Any]:
+    moved = np.zeros_like(column)
+    moved[kept] = column[came_from[kept]]
+    return moved
+
+
 def rows_of_hashes(
     keys: NDArray[np.uint64], values: NDArray[np.int32], hashes: NDArray[np.uint64]
 ) -> NDArray[np.int32]:
-    """int32 (N,): the value of each hash in a `HashIndex`'s arrays; -1 for one that isn't there, and
-    for 0."""
+    """int32 (N,): the value of each hash in a `HashIndex`'s arrays, or -1; 0 is never there."""
     mask = np.uint64(len(keys) - 1)
     found = np.full(len(hashes), -1, np.int32)
     looking = np.flatnonzero(hashes)

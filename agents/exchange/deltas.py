@@ -24,6 +24,7 @@ from agents.exchange.messages import (
     LEAST_POSITIVES,
     POSITIVES_BYTES,
     TOKENS,
+    WORDS,
     item_bytes,
     positive_bytes,
     to_messages,
@@ -373,10 +374,11 @@ class DeltaExchange(Service):
         covers.note(items.sharing.round, positions)
         n_rounds = max(1, round(self._config.snapshot_interval_s / 2 / SEND_S))
         overdue = items.sharing.round - (0 if everything else n_rounds)
-        of_items, of_tokens, of_positives = self._most(everything)
+        of_items, of_tokens, of_words, of_positives = self._most(everything)
         changes = {
             ITEMS: items.take_changes(of_items, overdue),
             TOKENS: items.take_token_changes(of_tokens, overdue),
+            WORDS: items.take_word_changes(of_words, overdue),
         }
         covers.settle(items.oldest_pending)
         items.end_round()
@@ -393,23 +395,26 @@ class DeltaExchange(Service):
         self._allowance -= sum(map(len, made))
         return made, delta
 
-    def _most(self, everything: bool) -> tuple[int, int, int]:
-        """How many items, tokens and positives this round may tell.
+    def _most(self, everything: bool) -> tuple[int, int, int, int]:
+        """How many items, tokens, words and positives this round may tell.
 
-        Positives first, for they are told once or never; of what is left tokens have a third.
+        Positives first, for they are told once or never; of what is left tokens and words have a
+        quarter each, where there are any.
         """
         shape, items = self._model.config.shape, self._model.items
         each = positive_bytes(shape.n_tokens)
         positives = max(LEAST_POSITIVES, POSITIVES_BYTES // each)
         if everything:
-            return len(items), len(items.tokens), positives
+            return len(items), len(items.tokens), len(items.queries), positives
         positives = max(LEAST_POSITIVES, min(positives, int(self._allowance / 2 / each)))
         waiting = min(positives, items.n_positives_pending)
         left = max(0.0, self._allowance - each * waiting)
-        of_tokens = left / 3 if len(items.tokens) else 0.0
+        of_tokens = left / 4 if len(items.tokens) else 0.0
+        of_words = left / 4 if len(items.queries) else 0.0
         return (
-            int((left - of_tokens) / item_bytes(shape.n_factors)),
+            int((left - of_tokens - of_words) / item_bytes(shape.n_factors)),
             int(of_tokens / token_bytes(shape.n_factors)),
+            int(of_words / token_bytes(shape.n_factors)),
             positives,
         )
 

@@ -11,6 +11,7 @@ import structlog
 from agents.exchange.messages import (
     ITEMS,
     TOKENS,
+    WORDS,
     Learned,
     from_rows,
     positives_of,
@@ -104,11 +105,15 @@ class Ledger:
 def _add(message: ItemDeltas, items: ItemTable) -> int:
     positives = positives_of(message)
     n_rows = 0
+    add = {
+        ITEMS: items.add_changes,
+        TOKENS: items.add_token_changes,
+        WORDS: items.add_word_changes,
+    }
     for rows in message.tables:
-        if rows.table in (ITEMS, TOKENS):
+        if rows.table in add:
             changes = from_rows(rows, message.clock_ms, items.shape.n_factors)
-            add = items.add_changes if rows.table == ITEMS else items.add_token_changes
-            n_rows += len(changes) - add(changes)
+            n_rows += len(changes) - add[rows.table](changes)
     if positives.n_learned or len(positives):
         items.add_positives(positives)
     return n_rows

@@ -17,8 +17,8 @@ from profiles.terms import N_TERMS
 from streams import item_deltas
 from streams.item_deltas import ROWS_PER_MESSAGE_BYTES, Column, ItemDeltas, Rows, Weights
 
-ITEMS, TOKENS = "items", "tokens"
-"""Tables of rows: items, and tokens of their texts."""
+ITEMS, TOKENS, WORDS = "items", "tokens", "words"
+"""Tables of rows: items, tokens of their texts, words of queries."""
 
 RECENT = "recent_positives"
 """The list in which messages of version 1 name positives, without their history."""
@@ -41,7 +41,7 @@ def item_bytes(n_factors: int) -> int:
 
 
 def token_bytes(n_factors: int) -> int:
-    """Of one token's row: hash, half vector, sum."""
+    """Of one row of a token or word: hash, half vector, sum."""
     return 8 + 2 * n_factors + 4
 
 

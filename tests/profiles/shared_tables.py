@@ -11,6 +11,7 @@ from profiles.item_columns import CLOCK_MS
 from profiles.items import ItemTable
 from profiles.learned import Positives, count_positive, note_positive
 from profiles.popularity import count_item
+from profiles.queries import words_step
 from profiles.scratch import speeds_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.sharing import RowChanges
@@ -51,7 +52,9 @@ def learn(
     columns.state[CLOCK_MS] = max(columns.state[CLOCK_MS], at_ms)
     columns.vectors[row] += np.float32(by)
     columns.sums[row] += np.float32(by * by)
-    amount = np.float32(weight)
+    amount, gradient = np.float32(weight), np.full(len(columns.vectors[0]), -by, np.float32)
+    square, number = np.float32(gradient @ gradient), table.n_learned + 1
+    words_step(model.queries, hashes, n_words, gradient, square, number)
     note_positive(table.journal, row, history, n, amount, hashes, n_words)
     count_item(columns, row, amount, begins, speeds_of(CONFIG))
     count_positive(model, row, history, n, amount, hashes, n_words, CONFIG.n_ring_short)
@@ -75,15 +78,16 @@ def give(source: ItemTable, *targets: ItemTable, most: int = ALL) -> int:
     return len(changes)
 
 
-Round = tuple[RowChanges | None, RowChanges | None, Positives]
+Round = tuple[RowChanges | None, RowChanges | None, RowChanges | None, Positives]
 
 
 def take_round(table: ItemTable, most_positives: int = ALL) -> Round:
-    """A whole round: rows, tokens, positives."""
+    """A whole round: rows, tokens, words, positives."""
     table.take_delta()
     message = (
         table.take_changes(ALL, NOTHING_OVERDUE),
         table.take_token_changes(ALL, NOTHING_OVERDUE),
+        table.take_word_changes(ALL, NOTHING_OVERDUE),
         table.take_positives(most_positives),
     )
     table.end_round()
@@ -92,11 +96,13 @@ def take_round(table: ItemTable, most_positives: int = ALL) -> Round:
 
 def add_round(table: ItemTable, message: Round) -> None:
     """As a receiver does."""
-    rows, tokens, positives = message
+    rows, tokens, words, positives = message
     if rows is not None:
         assert table.add_changes(rows) == 0
     if tokens is not None:
         assert table.add_token_changes(tokens) == 0
+    if words is not None:
+        assert table.add_word_changes(words) == 0
     table.add_positives(positives)
 
 

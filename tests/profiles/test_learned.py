@@ -1,4 +1,4 @@
-"""What is no sum, told as positives: counted elsewhere as here, over lost messages and new bases."""
+"""What is no sum is told as positives: counted elsewhere as here, whatever base and message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from profiles.hashing import item_hash
 from profiles.item_columns import RING_N, RING_NEXT
 from profiles.items import ItemTable
 from profiles.learned import JOURNAL, MOST_TIMES
-from profiles.queries import N_QUERIES
+from profiles.queries import N_QUERIES, N_SWEEPS, QueryTable
 from profiles.sharing import Sharing
 from tests.profiles.shared_tables import (
     CONFIG,
@@ -152,8 +152,9 @@ def test_others_positives_are_not_told_on() -> None:
     described(one, two)
     Shoppers(1).shop(20, one)
     add_round(two, take_round(one))
-    rows, tokens, positives = take_round(two)
-    assert (rows, tokens, len(positives), positives.n_learned) == (None, None, 0, 0)
+    *rows, positives = take_round(two)
+    assert rows == [None, None, None]
+    assert (len(positives), positives.n_learned) == (0, 0)
     assert len(two.take_delta()) == 0
 
 
@@ -175,7 +176,7 @@ def test_a_sample_counts_for_all() -> None:
         learn(one, "a")
         learn(one, "b", after=["a"])
     message = take_round(one, most_positives=20)
-    assert (message[2].n_learned, len(message[2])) == (80, 20)
+    assert (message[3].n_learned, len(message[3])) == (80, 20)
     add_round(two, message)
     assert two.n_learned == 80
     assert by_id(two, "n_positive") == {"a": 40, "b": 40}  # sums are told whole
@@ -235,6 +236,60 @@ def vectors(table: ItemTable) -> np.ndarray:
     """Tokens' vectors, in the order of their hashes."""
     order = np.argsort(table.tokens.hashes[: len(table.tokens)])
     return table.tokens.columns.vectors[: len(table.tokens)][order]
+
+
+def words(table: ItemTable) -> dict[int, list[float]]:
+    """Vectors of words and queries, by hash."""
+    columns = table.queries.columns
+    return {
+        int(columns.hash[row]): columns.vectors[row].tolist() for row in range(len(table.queries))
+    }
+
+
+def check_words(one: ItemTable, two: ItemTable) -> None:
+    """Both have the same words, but for rounding."""
+    mine, others = words(one), words(two)
+    assert mine.keys() == others.keys()
+    for key, vector in mine.items():
+        assert vector == pytest.approx(others[key], abs=2e-3)
+
+
+def test_words_of_queries_add_up_also_after_rows_were_given_up() -> None:
+    one, two = shared_table(), shared_table()
+    one.queries = QueryTable(4, capacity=8, most=8)
+    one.queries.share()
+    for word in ("a", "b"):
+        learn(one, "i", words=[word])
+    add_round(two, take_round(one))
+    learn(two, "i", words=["b"])
+    add_round(one, take_round(two))
+    check_words(one, two)
+    for word in ("b", "c", "d", "b", "e"):
+        learn(one, "i", words=[word])
+    assert one.queries.columns.state[N_SWEEPS] == 1
+    before = words(two)[item_hash("b")]
+    add_round(two, take_round(one))
+    assert words(two)[item_hash("b")] != before
+    assert words(two)[item_hash("b")] == pytest.approx(words(one)[item_hash("b")], abs=2e-3)
+
+
+def test_words_keep_what_is_pending_over_another_base() -> None:
+    one, base = shared_table(), ItemTable(CONFIG.shape, CONFIG)
+    for word in ("public", "both"):
+        learn(one, "i", words=[word])
+    take_round(one)
+    learn(base, "i", 0.5, words=["both"])
+    learn(base, "i", 0.5, words=["theirs"])
+    two = ItemTable(CONFIG.shape, CONFIG)
+    learn(two, "i", 0.5, words=["both"])
+    learn(two, "i", 0.5, words=["theirs"])
+    two.share()
+    learn(one, "i", 0.3, words=["both"])
+    learn(one, "i", 0.3, words=["mine"])
+    one.rebase(base)
+    add_round(two, take_round(one))
+    check_words(one, two)
+    assert item_hash("public") not in words(one)
 
 
 def test_another_base_takes_the_place_of_lists_and_what_is_pending_is_counted_again() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from profiles.hashing import HashIndex
 from profiles.items import ItemTable
-from profiles.sharing import RowChanges, rows_of_hashes
+from profiles.sharing import rows_of_hashes
 from tests.profiles.shared_tables import (
     CONFIG,
     by_id,
