@@ -27,7 +27,10 @@ Arrays = dict[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is kept of one table. rows: of a chunk. lists: columns of which a row uses `n` places."""
+    """What is kept of one table.
+
+    rows: of a chunk. lists: columns of which a row uses `n` places.
+    """
 
     rows: int
     columns: tuple[str, ...]

@@ -120,7 +120,7 @@ def _draw(
         n_draws += np.float32(1)
         place = draw_below(seed, FIRST_DRAW + number, bound)
         if number < N_UNIFORM:
-            row = np.int64(items.rankable[place])
+            row: Integer = np.int64(items.rankable[place])
         elif number < N_UNIFORM + N_RECENT:
             row = np.int64(items.ring[place])
         else:

@@ -212,10 +212,11 @@ def write_item_terms(
         phi[at, LAST] = 0
     else:
         number = items.state[N_LEARNED] + 1
+        since_first = np.float32(max(np.int64(number - first), 1))
+        since_last = np.float32(max(np.int64(number - items.last_number[row]), 1))
         phi[at, NEVER] = 0
-        phi[at, AGE] = np.float32(0.3) * np.log(np.float32(max(number - first, 1)))
-        since = max(number - items.last_number[row], 1)
-        phi[at, LAST] = np.float32(0.3) * np.log(np.float32(since))
+        phi[at, AGE] = np.float32(0.3) * np.log(since_first)
+        phi[at, LAST] = np.float32(0.3) * np.log(since_last)
 
 
 @compiled

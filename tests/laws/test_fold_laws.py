@@ -11,16 +11,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles.facets import describe
 from profiles.fold import fold_batch
+from profiles.hashing import item_hash
 from profiles.items import ItemTable
 from profiles.record import decode_profile, facts_of
 from profiles.reference import OneInteraction, ReferenceFold, columns_of
 from profiles.shape import OWN_FORMAT, RECORD_FORMATS, RECORD_VERSION, FoldConfig, ModelShape
 from profiles.table import ProfileTable
 
-CONFIG = FoldConfig(shape=ModelShape(n_factors=8, history=3, n_tokens=2, own_items=5), n_ring=7)
+CONFIG = FoldConfig(
+    shape=ModelShape(n_factors=8, history=3, n_tokens=2, own_items=5),
+    n_ring=7,
+    n_ring_short=3,
+    n_list=3,
+)
 BEFORE = replace(CONFIG, shape=replace(CONFIG.shape, own_items=0))
 """A generation without own tables: its records may have any format."""
+CATALOGUE = {
+    "i1": describe("red lamp", ["home", "lamps"], "alder", 20.0),
+    "i2": describe("blue lamp", ["home", "lamps"], "birch", 31.0),
+    "i3": describe("red rug", ["home", "rugs"], None, 90.0),
+    "new": describe("green lamp", ["home", "lamps"], "alder", 21.0),
+}
+"""What it says of three of the eight items, and of one that nobody has."""
 SLOW = settings(max_examples=60, deadline=None)
 
 
@@ -31,11 +45,12 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
     offset, time_ms = draw(st.integers(0, 1000)), 1_000_000
     for _ in range(draw(st.integers(1, most))):
         offset += draw(st.integers(1, 3))
-        time_ms += draw(st.integers(-5_000, 20_000))
+        time_ms += draw(st.one_of(st.integers(-5_000, 20_000), st.just(2_000_000)))
         sort = draw(st.sampled_from(["click", "click", "click", "purchase", "return", "search"]))
         user = f"u{draw(st.integers(0, 4))}"
         if sort == "search":
-            tokens = tuple(draw(st.lists(st.integers(1, 2**64 - 1), max_size=3)))
+            words = st.one_of(st.integers(3, 6), st.integers(1, 2**64 - 1))
+            tokens = tuple(draw(st.lists(words, max_size=3)))
             one = OneInteraction(user, None, offset, time_ms, kind=6, positive=False, tokens=tokens)
         else:
             kind, weight = {"click": (0, 0.5), "purchase": (2, 1.0), "return": (4, 1.0)}[sort]
@@ -47,9 +62,20 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
                 kind=kind,
                 weight=weight,
                 positive=sort != "return",
+                tokens=draw(st.sampled_from([(), (), (), (3,), (3, 4)])),
+                session=draw(st.integers(0, 2)),
             )
         stream.append(one)
     return stream
+
+
+def list_of(items: ItemTable, row: int) -> list[tuple[str, float, float]]:
+    """The neighbours of an item, in their order."""
+    lists = items.lists
+    return [
+        (items.ids[lists.rows[row, place]], lists.forward[row, place], lists.backward[row, place])
+        for place in range(lists.n[row])
+    ]
 
 
 class Folded:
@@ -65,6 +91,7 @@ class Folded:
         self.keep_cached = keep_cached
         self.profiles = ProfileTable(config.shape, capacity=1, record_format=record_format)
         self.items = ItemTable(config.shape, config, capacity=1)
+        self.items.describe(CATALOGUE)
         self.records: dict[str, bytes] = {}
         self.watermark_ms = 0
         self.loss = 0.0
@@ -84,11 +111,16 @@ class Folded:
         return self
 
     def item_bytes(self) -> dict[str, bytes]:
-        columns = self.items.columns
-        return {
-            item_id: columns.vectors[row].tobytes() + columns.counts[row].tobytes()
-            for row, item_id in enumerate(self.items.ids)
-        }
+        """All that is learned of items, by id; of the blend under no id."""
+        columns, ids = self.items.columns, self.items.ids
+        learned = {"": b"".join(column.tobytes() for column in self.items.blend)}
+        for row, item_id in enumerate(ids):
+            learned[item_id] = b"".join(
+                getattr(columns, name)[row].tobytes()
+                for name in ("vectors", "sums", "counts", "fast", "slow", "starts", "first_number",
+                             "last_number", "ring_count", "short_count")
+            ) + repr(list_of(self.items, row)).encode()  # fmt: skip
+        return learned
 
 
 @pytest.mark.parametrize("record_format", RECORD_FORMATS)
@@ -144,15 +176,20 @@ def test_a_replay_from_a_snapshot_gives_the_same_bytes(
 def test_the_kernel_agrees_with_the_slow_maths(
     config: FoldConfig, stream: list[OneInteraction]
 ) -> None:
-    """Facts exactly; item vectors to 2e-4, the rounding of float32 over some hundred events.
+    """Facts exactly; item vectors and the blend to 2e-4, the rounding of float32 over some hundred
+    events.
 
     Vectors of users to 1e-3: a long-term vector is rounded to float16, and where the two differ
     before that they may take neighbours, which are up to 2**-10 of the number apart.
     """
     folded = Folded(config).fold(stream)
     slow = ReferenceFold(config)
+    for item_id, description in CATALOGUE.items():
+        slow.describe(item_id, description)
     for one in stream:
         slow.fold(one)
+    np.testing.assert_allclose(folded.items.blend.theta, slow.blend.theta, rtol=2e-4, atol=2e-4)
+    assert folded.items.blend.n.tolist() == slow.blend.n
     assert folded.items.n_learned == slow.n_learned
     assert folded.loss == pytest.approx(slow.loss, rel=1e-3, abs=1e-3)
     for user, expected in slow.users.items():
@@ -160,6 +197,7 @@ def test_the_kernel_agrees_with_the_slow_maths(
         assert profile.n_by_kind == expected.n_by_kind
         assert profile.history == expected.history
         assert profile.pending == expected.pending
+        assert profile.own == expected.own
         assert profile.last_offset == expected.last_offset
         assert (profile.first_ms, profile.last_ms) == (expected.first_ms, expected.last_ms)
         assert profile.stamp == expected.stamp
@@ -182,6 +220,15 @@ def test_the_kernel_agrees_with_the_slow_maths(
             assert columns.counts[row] == pytest.approx(item.count, rel=1e-6)
             assert columns.n_positive[row] == item.n_positive
             assert columns.ring_count[row] == slow.ring.count(one.item)
+            assert columns.short_count[row] == slow.pushed[-config.n_ring_short :].count(one.item)
+            for name in ("fast", "slow", "starts"):
+                count = getattr(columns, name)[row]
+                assert count == pytest.approx(getattr(item, name), rel=1e-5, abs=1e-6)
+            pairs = slow.lists.of[one.item].pairs if one.item in slow.lists.of else {}
+            ours = {item_hash(other): pair for other, *pair in list_of(folded.items, int(row))}
+            assert list(ours) == list(pairs)
+            for other, pair in pairs.items():
+                assert ours[other] == pytest.approx(pair, rel=1e-5)
 
 
 @given(stream=streams())
