@@ -23,7 +23,8 @@ FLOOR = np.float32(COUNT_FLOOR)
 
 
 class BaseTerms:
-    """Of the first n items of a model. n_learned, clock_ms: of that moment."""
+    """Of the first n items of a model. n_learned, clock_ms: of that moment. terms: float32 (T, I),
+    by their places; DOT's stays 0."""
 
     def __init__(self, model: Model, n: int, config: FoldConfig) -> None:
         items = model.items
@@ -49,10 +50,10 @@ class BaseTerms:
         for term, numbers in ((AGE, items.first_number), (LAST, items.last_number)):
             since = np.maximum(self.n_learned + 1 - numbers[:n], 1).astype(np.float32)
             terms[term] = np.where(never, np.float32(0), np.float32(0.3) * np.log(since))
-        self._terms = terms
+        self.terms = terms
 
     def __len__(self) -> int:
-        return self._terms.shape[1]
+        return self.terms.shape[1]
 
     def of(self, contexts: Sequence[tuple[int, ...]]) -> tuple[NDArray[np.float32], list[int]]:
         """What these terms add to every score in some contexts, each by its parts of the blend.
@@ -70,4 +71,4 @@ class BaseTerms:
         out[:] = 0
         for term in range(POPF, LAST + 1):  # each by itself: a sum of BLAS would hang on the length
             if weights[term]:
-                out += weights[term] * self._terms[term]
+                out += weights[term] * self.terms[term]

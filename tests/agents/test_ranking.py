@@ -7,13 +7,17 @@ import pytest
 
 from agents.metrics import Metrics
 from agents.ranking import Ranking, RankingRules
+from agents.translate import query_tokens
 from profiles.errors import RecordCorrupt
+from profiles.fold import fold_batch
 from profiles.hashing import item_hash
 from profiles.interactions import Kinds
 from profiles.items import ItemTable
 from profiles.profile import HistoryEntry, Profile
 from profiles.record import encode_profile
+from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
+from profiles.table import ProfileTable
 from profiles.view import ItemView
 
 SHAPE = ModelShape(n_factors=4, history=4)
@@ -38,7 +42,7 @@ def a_view() -> ItemView:
 
 
 def a_record(view: ItemView, *past: tuple[str, str], likes: str = "i0") -> bytes:
-    """A profile with a history (item, kind), newest first, whose vector is an item's."""
+    """A profile with a history (item, kind), newest first, whose long-term vector is an item's."""
     row = view.row(likes)
     assert row is not None
     return encode_profile(
@@ -51,7 +55,8 @@ def a_record(view: ItemView, *past: tuple[str, str], likes: str = "i0") -> bytes
                 HistoryEntry(item_hash(item), 9 - number, 1.0, KINDS[kind].code)
                 for number, (item, kind) in enumerate(past)
             ],
-            vector=np.array(view.vectors[row] * 10, np.float32),
+            long_term=np.array(view.vectors[row] * 10, np.float32),
+            long_term_sum=1.0,
         ),
         SHAPE,
     )
@@ -136,6 +141,39 @@ def test_rerank_keeps_candidates_once_and_puts_strangers_last() -> None:
     assert [item.rank for item in ranked.items] == [1, 2, 3, 4]
     assert ids(ranking(view).rerank("u", record, ["x", "i5", "i3"], n=1)) == ["i3"]
     assert ids(ranking(view).rerank("u", None, ["x", "y"])) == ["x", "y"]
+
+
+def test_rerank_goes_by_the_query_and_the_time_of_the_request() -> None:
+    view, table = ItemView(SHAPE, CONFIG), ItemTable(SHAPE, CONFIG)
+    profiles = ProfileTable(SHAPE)
+    profiles.load(["a", "b"], [None, None])
+    words = {word: tuple(query_tokens(word, 8)) for word in ("lamp", "rug")}
+    stream = [
+        OneInteraction(
+            "ab"[number % 2],
+            f"i{number % 2}",
+            number,
+            number,
+            tokens=words[["lamp", "rug"][number % 2]],
+        )
+        for number in range(20)
+    ]
+    fold_batch(profiles, table, columns_of(stream, 0, profiles, table), CONFIG, 0)
+    view.apply(table.take_delta())
+    ranker = ranking(view)
+    for query, first in (("lamp", "i0"), ("rug", "i1"), ("Lamp!", "i0")):
+        assert ids(ranker.rerank("u", None, ["i0", "i1"], asked_ms=30, query=query))[0] == first
+
+
+def test_a_delta_waits_while_somebody_reads() -> None:
+    table = ItemTable(SHAPE, CONFIG)
+    view = a_view()
+    n_restarts = view.n_restarts
+    table.intern(["x"])
+    with view.reading():
+        view.apply(table.take_delta())
+        assert view.ids == ITEMS
+    assert (view.ids, view.n_restarts) == (["x"], n_restarts + 1)
 
 
 def test_an_empty_shop_gives_empty_lists() -> None:

@@ -13,6 +13,7 @@ from profiles.items import ItemTable, ItemView
 from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
+from profiles.terms import POPM
 
 SHAPE = ModelShape(n_factors=4, history=3)
 CONFIG = FoldConfig(shape=SHAPE, n_ring=5)
@@ -170,4 +171,4 @@ def test_popularity_halves_in_event_time() -> None:
     for item, count in expected.items():
         row = view.row(item)
         assert row is not None
-        assert view.log_popularity[row] == pytest.approx(np.log(count + 0.1), rel=1e-6)
+        assert view.base.terms[POPM, row] == pytest.approx(np.log(count + 0.1), rel=1e-6)

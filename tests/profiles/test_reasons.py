@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.items import ItemTable
-from profiles.reasons import history_rows, reasons
+from profiles.reasons import Reasons, reasons
 from profiles.reference import OneInteraction, columns_of
-from profiles.scoring import NO_ROW, context_of, explain, top_k, user_matrix
+from profiles.serving import NO_ROW, Scorer, Users
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
 from profiles.view import ItemView
@@ -19,9 +21,10 @@ USERS = [f"u{number}" for number in range(7)]
 
 
 def a_shop() -> tuple[ProfileTable, ItemView]:
-    """Seven users with histories of length 0 to 5 over thirty items."""
+    """Seven users with histories of length 0 to 5 over thirty items, a third of them with texts."""
     profiles, table, view = ProfileTable(SHAPE), ItemTable(SHAPE, CONFIG), ItemView(SHAPE, CONFIG)
     profiles.load(USERS, [None] * len(USERS))
+    table.describe({f"i{number}": describe(f"lamp {number % 4}") for number in range(0, 30, 3)})
     stream = [
         OneInteraction(f"u{1 + b % 6}", f"i{b * b % 30}", b, 1000 * b)
         for b in range(200)
@@ -32,38 +35,74 @@ def a_shop() -> tuple[ProfileTable, ItemView]:
     return profiles, view
 
 
-def test_reasons_are_the_largest_shares_of_the_explanation() -> None:
+def seen(profiles: ProfileTable, view: ItemView, user_ids: list[str]) -> Users:
+    rows = profiles.rows(user_ids)
+    times, sessions = np.full(len(rows), 10**6), np.zeros(len(rows), np.uint32)
+    return Scorer(CONFIG).users(view.model, profiles.columns, rows, times, sessions)
+
+
+def why(profiles: ProfileTable, view: ItemView, users: Users, ranked: list[int]) -> Reasons:
+    lists = np.array([ranked] * len(users.row), np.int32)
+    return reasons(profiles.columns, users, view.model, lists, 3)
+
+
+def vectors(view: ItemView) -> NDArray[np.float64]:
+    """The items' effective vectors."""
+    E = view.vectors.astype(float)
+    for row, words in enumerate(view.model.items.text[: len(view)]):
+        if (words >= 0).any():
+            E[row] += 2 * view.model.tokens.vectors[words[words >= 0]].mean(axis=0)
+    return E
+
+
+def test_a_user_is_seen_with_the_attention_of_the_model() -> None:
     profiles, view = a_shop()
-    rows = profiles.rows(USERS)
-    found = history_rows(profiles, rows, view)
-    people = [profiles.profile(user) for user in USERS]
-    ranked, _ = top_k(view, user_matrix(people, SHAPE.n_factors), None, 10)
-    why = reasons(profiles, rows, view, found, ranked, 3)
+    E = vectors(view)
+    users = seen(profiles, view, USERS)
+    for b, person in enumerate(map(profiles.profile, USERS)):
+        rows = view.rows_of_hashes([entry.item_hash for entry in person.history])
+        assert users.history[b, : len(rows)].tolist() == rows.tolist()
+        if not len(rows):
+            continue
+        past = E[rows]
+        norms = np.linalg.norm(past, axis=1)
+        cosines = past @ past[0] / (norms * norms[0])
+        r = CONFIG.recency ** np.arange(len(rows)) * np.exp(CONFIG.sharpness * (cosines - 1))
+        expected = CONFIG.context_scale * r / np.sqrt(r.sum())
+        np.testing.assert_allclose(users.coefficient[b, : len(rows)], expected, rtol=1e-4)
+        long_term = 0 if person.long_term is None else person.long_term
+        np.testing.assert_allclose(users.x[b], long_term + expected @ past, rtol=1e-4, atol=1e-5)
+
+
+def test_reasons_are_the_largest_shares_of_what_speaks_for_an_item() -> None:
+    profiles, view = a_shop()
+    E = vectors(view)
+    users = seen(profiles, view, USERS)
+    ranked = list(range(len(view)))
+    found = why(profiles, view, users, ranked)
     n_reasons = 0
-    for b, person in enumerate(people):
-        context = context_of(person, view)
-        assert found[b, : len(context.rows)].tolist() == context.rows.tolist()
-        shares = explain(context, view, ranked[b])
-        for i in range(10):
-            expected = np.sort(shares[i])[::-1][:3]
-            expected = expected[expected > 0]
-            np.testing.assert_allclose(why.shares[b, i, : len(expected)], expected, rtol=1e-4)
-            for r, a in enumerate(why.history[b, i].tolist()):
+    for b, person in enumerate(map(profiles.profile, USERS)):
+        H = len(person.history)
+        for i, item in enumerate(ranked):
+            parts = np.maximum(users.coefficient[b, :H] * (E[users.history[b, :H]] @ E[item]), 0)
+            of_long_term = 0.0 if person.long_term is None else float(person.long_term @ E[item])
+            shares = parts / max(parts.sum() + max(of_long_term, 0), 1e-12)
+            expected = np.sort(shares)[::-1][:3]
+            n = int((expected > 0).sum())
+            np.testing.assert_allclose(found.shares[b, i, :n], expected[:n], rtol=1e-3, atol=1e-6)
+            for r, a in enumerate(found.history[b, i].tolist()):
+                assert (a >= 0) == (r < n)
                 if a >= 0:
                     n_reasons += 1
-                    np.testing.assert_allclose(why.shares[b, i, r], shares[i, a], rtol=1e-4)
-                else:
-                    assert why.shares[b, i, r] == 0
+                    np.testing.assert_allclose(shares[a], found.shares[b, i, r], rtol=1e-3)
     assert n_reasons > 40  # or the test compared nothing
 
 
 def test_a_user_without_history_has_no_reasons() -> None:
     profiles, view = a_shop()
-    rows = profiles.rows(["u0"])
-    found = history_rows(profiles, rows, view)
-    assert (found == NO_ROW).all()
-    ranked = np.arange(5, dtype=np.int32)[None]
-    assert (reasons(profiles, rows, view, found, ranked, 3).history == -1).all()
+    users = seen(profiles, view, ["u0"])
+    assert (users.history == NO_ROW).all()
+    assert (why(profiles, view, users, [0, 1, 2]).history == -1).all()
 
 
 def test_an_item_that_the_view_lacks_is_no_reason() -> None:
@@ -72,8 +111,7 @@ def test_an_item_that_the_view_lacks_is_no_reason() -> None:
     table = ItemTable(SHAPE, CONFIG)
     table.intern(["i0", "i1"])
     other.apply(table.take_delta())
-    rows = profiles.rows(["u3"])
-    found = history_rows(profiles, rows, other)
-    assert set(found[0].tolist()) <= {NO_ROW, 0, 1}
-    why = reasons(profiles, rows, other, found, np.array([[0, 1]], np.int32), 3)
-    assert all(found[0, a] != NO_ROW for a in why.history[why.history >= 0].tolist())
+    users = seen(profiles, other, ["u3"])
+    assert set(users.history[0].tolist()) <= {NO_ROW, 0, 1}
+    found = why(profiles, other, users, [0, 1]).history
+    assert all(users.history[0, a] != NO_ROW for a in found[found >= 0].tolist())
