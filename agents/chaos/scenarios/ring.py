@@ -22,6 +22,8 @@ from agents.simulate.shop import Shop, ShopConfig
 from agents.store_access import fold_config_of, store_of
 from profiles.items import ItemTable
 from profiles.record import decode_profile
+from profiles.serving import Scorer
+from profiles.table import ProfileTable
 from streams.bulk import BulkProducer
 
 N_EVENTS = 200_000
@@ -103,13 +105,18 @@ async def _standings(settings: Settings, items: tuple[str, ...]) -> dict[str, St
     """How items stand with honest users now; everything sent must be folded."""
     table = await _items(settings)
     config = fold_config_of(settings)
-    users: list[NDArray[np.float32]] = []
+    asked: dict[str, bytes] = {}
     async with store_of(settings) as store:
         async for user, record in store.iter_records():
-            profile = decode_profile(record, config.shape, user)
-            if profile.vector is not None and user.startswith("u") and len(users) < N_ASKED:
-                users.append(profile.vector)
-    scores = np.array(users) @ table.columns.vectors[: len(table)].T  # (U, I)
+            known = decode_profile(record, config.shape, user).history
+            if known and user.startswith("u") and len(asked) < N_ASKED:
+                asked[user] = record
+    profiles = ProfileTable(config.shape)
+    profiles.load(list(asked), list(asked.values()))
+    rows = profiles.rows(list(asked))
+    times_ms, sessions = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.uint32)
+    users = Scorer(config).users(table.model, profiles.columns, rows, times_ms, sessions)
+    scores = users.x @ table.columns.vectors[: len(table)].T  # (U, I)
     standings = {}
     for item in items:
         row = table.row(item)
