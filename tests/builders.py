@@ -18,6 +18,7 @@ from agents.chaos.verifier import positions_of as positions_of
 from agents.chaos.worker_process import WorkerProcess as WorkerProcess
 from agents.chaos.worker_process import until as until
 from agents.chaos.worker_process import write_config as write_config
+from agents.generations import read_settings
 from agents.rebuild import Rebuild, RebuildReport
 from agents.settings import Settings, load_settings
 from agents.store_access import store_of
@@ -272,6 +273,8 @@ async def all_folded(settings: Settings, within_s: float = 60.0) -> None:
 
 async def rebuilt(settings: Settings) -> RebuildReport:
     """What `rebuild --check` says."""
+    async with store_of(settings) as store:
+        settings = await read_settings(settings, store)
     return await Rebuild(settings, lambda done, total: None).check()
 
 

@@ -1,7 +1,7 @@
 """Two workers are upgraded one after the other: nothing is written that the older can't read.
 
 A worker with `newest_record_format = 1` stands for one of the version before: it writes format 1,
-and refuses format 2 by name.
+and refuses newer ones by name. Own tables come with a new generation, not with a format.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import pytest
 
 from agents.app import prepare
 from agents.errors import CheckFailed
-from agents.promotion import upgrade
+from agents.promotion import promote, upgrade
+from agents.rebuild_into import RebuildInto
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.errors import StoreMismatch
@@ -70,20 +71,20 @@ async def test_a_rolling_upgrade_loses_nothing(new: Settings) -> None:
             await put_events(new, stream_of(1_000, seed=2))
             await all_folded(new)
             assert await formats_of(new) == {1}
-            with pytest.raises(CheckFailed, match=r"w1 \(reads 1-1\) can't read record format 2"):
+            with pytest.raises(CheckFailed, match=r"w1 \(reads 1-1\) can't read record format 3"):
                 await upgrade(new)
             await old_worker.terminate()
             async with WorkerProcess(w1) as second:  # now both are
                 await second.ready()
                 followed = await upgrade(new)
-                assert (followed.before, followed.now) == ("1", "2")
+                assert (followed.before, followed.now) == ("1", "3")
                 assert (followed.workers, followed.waiting) == (["w0", "w1"], [])
                 await put_events(new, stream_of(1_000, seed=3))
                 await all_folded(new)
-    assert 2 in await formats_of(new)  # of those who came back
+    assert 3 in await formats_of(new)  # of those who came back
     assert (await state_of(new)).n_events == 3_000
     assert (await rebuilt(new)).agrees
-    with pytest.raises(StoreMismatch, match="record_format is 2, newer than this worker"):
+    with pytest.raises(StoreMismatch, match="record_format is 3, newer than this worker"):
         await prepare(older(w0))
 
 
@@ -117,9 +118,38 @@ async def test_a_record_too_new_stops_its_partition_until_the_upgrade(new: Setti
     assert (await rebuilt(new)).agrees
 
 
+@pytest.mark.timeout(400)
+async def test_own_tables_come_with_a_generation_that_older_workers_do_not_join(
+    new: Settings,
+) -> None:
+    await put_events(new, stream_of(1_000, seed=1))
+    async with WorkerProcess(named(older(new), "w0")) as old_worker:
+        await old_worker.ready()
+        await all_folded(new)
+        report = await RebuildInto(new, "second", lambda done, total, rate: None).run()
+        assert (report.settings["own_items"], report.record_format) == (32, 3)
+        with pytest.raises(CheckFailed, match=r"w0 \(reads 1-1\) can't read record format 3"):
+            await promote(new, "second")
+    async with WorkerProcess(named(new, "w0")) as worker:
+        await worker.ready()
+        user = "u0"
+        before = await profile_of(new, user)
+        assert before is not None
+        assert (before.own, before.n_positive) == ([], 0)
+        followed = await promote(new, "second")
+        assert followed.waiting == []
+        await put_events(new, stream_of(1_000, seed=2))
+        second = new.model_copy(update={"generation": "second"})
+        await all_folded(second)
+        after = await profile_of(second, user)
+        assert after is not None
+        assert after.n_positive >= len(after.own) > 0
+        assert (await rebuilt(second)).agrees
+
+
 async def rewrite(settings: Settings, user_id: str, record_format: int) -> None:
     """Store a user's record in another format."""
-    shape = ModelShape(n_factors=settings.n_factors, history=settings.history)
+    shape = ModelShape(n_factors=settings.n_factors, history=settings.history, own_items=0)
     async with store_of(settings) as store:
         (record,) = await store.read_many(2, [user_id])
         assert record is not None
