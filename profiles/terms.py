@@ -212,11 +212,11 @@ def write_item_terms(
         phi[at, LAST] = 0
     else:
         number = items.state[N_LEARNED] + 1
-        since_first = np.float32(max(np.int64(number - first), 1))
-        since_last = np.float32(max(np.int64(number - items.last_number[row]), 1))
+        since_first: Integer = max(number - first, 1)
+        since_last: Integer = max(number - items.last_number[row], 1)
         phi[at, NEVER] = 0
-        phi[at, AGE] = np.float32(0.3) * np.log(since_first)
-        phi[at, LAST] = np.float32(0.3) * np.log(since_last)
+        phi[at, AGE] = np.float32(0.3) * np.log(np.float32(since_first))
+        phi[at, LAST] = np.float32(0.3) * np.log(np.float32(since_last))
 
 
 @compiled
@@ -256,7 +256,7 @@ def write_touched_terms(
     if t.own[place] > 0:
         entry = t.own[place] - 1
         events = np.int64(users.n_positive[user]) + 1 - np.int64(users.own_number[user, entry])
-        minutes = max(np.int64(minute) - np.int64(users.own_minute[user, entry]), 0)
+        minutes: Integer = max(np.int64(minute) - np.int64(users.own_minute[user, entry]), 0)
         phi[at, OWN1] = 1
         phi[at, OWNC] = np.log(one + np.float32(users.own_times[user, entry]))
         if not begins and had_in_session(users, user, entry):
