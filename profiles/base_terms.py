@@ -53,7 +53,8 @@ class BaseTerms:
         self.terms = terms
 
     def __len__(self) -> int:
-        return self.terms.shape[1]
+        n: int = self.terms.shape[1]
+        return n
 
     def of(self, contexts: Sequence[tuple[int, ...]]) -> tuple[NDArray[np.float32], list[int]]:
         """What these terms add to every score in some contexts, each by its parts of the blend.

@@ -171,7 +171,7 @@ class Scorer:
         at_once = max(1, SCORES_AT_ONCE // max(1, n_items))
         for first in range(0, B, at_once):
             part = slice(first, first + at_once)
-            some = Users(*(column[part] for column in users))
+            some = Users._make(column[part] for column in users)
             S = self.scores(view.model, view.base, columns, some)
             for b, scores in enumerate(S):
                 if exclude is not None and len(exclude[first + b]):
@@ -271,13 +271,13 @@ def _weigh_groups(
         if s.held_total[facet] != 0:
             share[facet] = -weight[H_LEAF + facet] * np.log(s.held_total[facet] + np.float32(1))
     for group in range(groups.state[N_GROUPS]):
-        facet = np.int64(groups.facet[group])
-        of_lift = lift[facet]
-        of_share = share[facet]
+        of = np.int64(groups.facet[group])
+        of_lift = lift[of]
+        of_share = share[of]
         if s.moved[group] != 0:
-            of_lift = weight[G_LEAF + facet] * group_lift(groups, group, s)
+            of_lift = weight[G_LEAF + of] * group_lift(groups, group, s)
         if s.held[group] != 0:
-            of_share = weight[H_LEAF + facet] * group_share(groups, group, s)
+            of_share = weight[H_LEAF + of] * group_share(groups, group, s)
         out[group] = of_lift + of_share
 
 
@@ -289,12 +289,11 @@ def _weigh_touched(
     """What each touched item gets for it, at its place + 1."""
     t = s.touched
     user = np.int64(users.row[b])
+    begins = bool(users.begins[b])
     for place in range(t.n[0]):
         slow = slow_count(model.items, t.rows[place], c.speeds)
         w.phi[0, POPS] = np.log(slow + np.float32(COUNT_FLOOR))
-        write_touched_terms(
-            columns, user, users.begins[b], users.minute[b], t, np.int64(place), w.phi, 0
-        )
+        write_touched_terms(columns, user, begins, users.minute[b], t, np.int64(place), w.phi, 0)
         total = np.float32(0)
         for term in range(LFN, QT + 1):
             total += users.weight[b, term] * w.phi[0, term]

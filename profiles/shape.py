@@ -59,7 +59,6 @@ class FoldConfig:
         entry counts that points elsewhere than the newest. context_scale: of the folded context
         against the long-term vector.
     n_ring: recent positives to draw from. popularity_half_life_s: of an item's count, event time.
-    popularity_weight: of log(count + .1) in the score.
     fast_half_life_s, slow_half_life_s: of an item's two other counts. n_ring_short: of the ring's
         newest places that are counted apart.
     n_list: neighbours kept of an item.
@@ -87,7 +86,6 @@ class FoldConfig:
     popularity_half_life_s: float = 86_400.0
     fast_half_life_s: float = 3_600.0
     slow_half_life_s: float = 1_209_600.0
-    popularity_weight: float = 0.2
     n_ring_short: int = 500
     n_list: int = 48
     retention_ms: int = 0

@@ -186,7 +186,7 @@ class RecommendRequest(Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class RerankRequest(Struct, frozen=True, kw_only=True, tag_field="type", tag="rerank"):
-    """Order given candidates for a user (for now without regard to the query)."""
+    """Order given candidates for a user. query: counts as the user's last search."""
 
     request_id: Id
     user_id: Id
