@@ -26,7 +26,7 @@ from streams.codec import EventCodec, decode_change, encode
 from streams.errors import BrokerAway
 from tests.builders import click, until
 
-SHAPE = ModelShape(n_factors=4)
+SHAPE = ModelShape(n_factors=4, own_items=0)  # as one begun in format 1
 CONFIG = FoldConfig(shape=SHAPE, n_seen_slots=1_024)
 LOG = LogPosition("cluster", "events", 4)
 
@@ -283,13 +283,13 @@ async def test_a_record_of_an_older_format_is_converted_when_its_user_comes_back
     await fold.step(batch(0, CLICK))
     await fold.finish()
     (before,) = await bench.store.read_many(0, ["u"])
-    bench.record_format.writes = 2
+    bench.record_format.writes = RECORD_VERSION
     await fold.step(batch(1, CLICK))
     await fold.finish()
     (after,) = await bench.store.read_many(0, ["u"])
     assert before is not None
     assert after is not None
-    assert (before[0], after[0]) == (1, 2)
+    assert (before[0], after[0]) == (1, RECORD_VERSION)
     assert await bench.n_events("u") == 2
     # All but what the second click changed: last offset, count, and the time of the one entry.
     assert facts_of(after)[:8] == facts_of(before)[:8]
