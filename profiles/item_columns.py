@@ -106,3 +106,11 @@ def mark_others(changed: NDArray[np.uint8], rows: NDArray[np.int32]) -> None:
     quiet = rows[changed[rows] & CHANGED_FOR_DELTA == 0]
     changed[quiet] |= CHANGED_BY_OTHERS
     changed[rows] |= CHANGED_FOR_DELTA | CHANGED_FOR_SNAPSHOT
+
+
+def count_ring(columns: ItemColumns, n_items: int, n_short: int) -> None:
+    """Count anew how often each item is in the ring, and in its newest n_short places."""
+    n_ring, upcoming = int(columns.state[RING_N]), int(columns.state[RING_NEXT])
+    newest = columns.ring[(upcoming - 1 - np.arange(min(n_short, n_ring))) % len(columns.ring)]
+    columns.ring_count[:n_items] = np.bincount(columns.ring[:n_ring], minlength=n_items)
+    columns.short_count[:n_items] = np.bincount(newest, minlength=n_items)

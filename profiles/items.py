@@ -31,6 +31,7 @@ from profiles.item_columns import (
     RING_N,
     RING_NEXT,
     UNKNOWN,
+    count_ring,
     grown,
     item_columns,
     mark_others,
@@ -265,22 +266,15 @@ class ItemTable:
 
     def take_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
         """Rows to send next, see `Sharing.take`; only for a table that is shared."""
-        assert self.sharing is not None
-        changes = self.sharing.take(self, most_rows, overdue)
-        if changes is not None:
-            rows = self._rows_of_hashes(changes.hashes)
-            self.columns.changed[rows] |= CHANGED_FOR_SNAPSHOT
-        return changes
+        return _take_changes(self, most_rows, overdue)
 
     def take_token_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
         """The same of tokens of texts."""
-        assert self.tokens.sharing is not None
-        return self.tokens.sharing.take(self.tokens, most_rows, overdue)
+        return _take_changes(self.tokens, most_rows, overdue)
 
     def take_word_changes(self, most_rows: int, overdue: int) -> RowChanges | None:
         """The same of words of queries."""
-        assert self.queries.sharing is not None
-        return self.queries.sharing.take(self.queries, most_rows, overdue)
+        return _take_changes(self.queries, most_rows, overdue)
 
     @property
     def n_positives_pending(self) -> int:
@@ -303,7 +297,7 @@ class ItemTable:
             columns = self.columns
             rows = np.arange(len(self.ids) - len(new), len(self.ids), dtype=np.int32)
             columns.changed[rows] |= CHANGED_BY_OTHERS
-        found = self._rows_of_hashes(changes.hashes)
+        found = self.rows_of_hashes(changes.hashes)
         places = np.flatnonzero(found >= 0)
         rows = found[places]
         additive = item_additive(self.config)
@@ -347,8 +341,8 @@ class ItemTable:
         count_told(
             model,
             positives,
-            self._rows_of_hashes(positives.hashes),
-            self._rows_of_hashes(positives.history.ravel()).reshape(positives.history.shape),
+            self.rows_of_hashes(positives.hashes),
+            self.rows_of_hashes(positives.history.ravel()).reshape(positives.history.shape),
             self._n_short,
         )
         mark_others(self.columns.changed, np.flatnonzero(counted).astype(np.int32))
@@ -419,9 +413,10 @@ class ItemTable:
         if place == UNKNOWN:
             return
         columns.state[N_RANKABLE] -= 1
-        last = columns.rankable[columns.state[N_RANKABLE]]
+        last = int(columns.rankable[columns.state[N_RANKABLE]])
         columns.rankable[place], columns.rankable_at[last] = last, place
         columns.rankable_at[row] = UNKNOWN
+        columns.changed[last] |= CHANGED_FOR_SNAPSHOT
 
     def _see(self, rows: NDArray[np.int32]) -> None:
         """Items with a first positive, which is not older than the newest one is."""
@@ -433,7 +428,8 @@ class ItemTable:
         columns.state[N_SEEN] += len(rows)
         self._make_rankable(rows)
 
-    def _rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+    def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): the row of each item, -1 for one that isn't there, and for 0."""
         return rows_of_hashes(self._index.keys, self._index.values, hashes)
 
     def snapshot(self, full: bool = False, public: bool = False) -> ItemSnapshot:
@@ -443,6 +439,8 @@ class ItemTable:
         What it returns counts as saved: when it could not be written, the next one must be full.
         """
         columns = self.columns
+        if public and self.queries.sharing is not None:
+            self.queries.note()  # what is public of words has to be where they are
         whole = n_chunks(self._sizes)
         changed = {
             number
@@ -571,10 +569,13 @@ class ItemTable:
         }
 
     def _chunk(self, number: int, public: bool) -> bytes:
-        items, tokens = self.columns, self.tokens.columns
-        if public and self.sharing is not None and self.tokens.sharing is not None:
-            items = items._replace(**self.sharing.public)
-            tokens = tokens._replace(**self.tokens.sharing.public)
+        tables = (self, self.tokens, self.queries)
+        items, tokens, queries = (
+            table.columns._replace(**table.sharing.public)
+            if public and table.sharing is not None
+            else table.columns
+            for table in tables
+        )
         rows = {part: stretch(part, number, n_rows) for part, n_rows in self._sizes.items()}
         return msgspec.msgpack.encode(
             Chunk(
@@ -583,7 +584,7 @@ class ItemTable:
                 lists=arrays_of(LISTS, self.lists, rows[ITEMS]),
                 groups=arrays_of(GROUPS, self.groups.columns, rows[GROUPS]),
                 tokens=arrays_of(TOKENS, tokens, rows[TOKENS]),
-                queries=arrays_of(QUERIES, self.queries.columns, rows[QUERIES]),
+                queries=arrays_of(QUERIES, queries, rows[QUERIES]),
             )
         )
 
@@ -639,8 +640,16 @@ class ItemTable:
             rows = np.roll(rows, -upcoming)[-size:]  # oldest first
             upcoming = len(rows)
         columns.ring[: len(rows)] = rows
-        columns.ring_count[: len(self.ids)] = np.bincount(rows, minlength=len(self.ids))
         columns.state[RING_N] = len(rows)
         columns.state[RING_NEXT] = upcoming % size
-        newest = (upcoming - 1 - np.arange(min(self._n_short, len(rows)))) % size
-        np.add.at(columns.short_count, columns.ring[newest], 1)
+        count_ring(columns, len(self.ids), self._n_short)
+
+
+def _take_changes(
+    table: ItemTable | TokenTable | QueryTable, most_rows: int, overdue: int
+) -> RowChanges | None:
+    assert table.sharing is not None
+    changes = table.sharing.take(table, most_rows, overdue)
+    if changes is not None:
+        table.columns.changed[table.rows_of_hashes(changes.hashes)] |= CHANGED_FOR_SNAPSHOT
+    return changes

@@ -20,9 +20,8 @@ from profiles.hashing import HashIndex
 from profiles.item_columns import (
     CHANGED_BY_OTHERS,
     CHANGED_FOR_DELTA,
-    RING_N,
-    RING_NEXT,
     ItemColumns,
+    count_ring,
     item_columns,
 )
 from profiles.lists import Lists, lists_for
@@ -176,12 +175,7 @@ class ModelCopy:
 
         An item leaves both without an event of its own, so its row is in no delta.
         """
-        items = self.model.items
-        n_ring, upcoming = int(items.state[RING_N]), int(items.state[RING_NEXT])
-        n_short = min(n_ring, self._config.n_ring_short)
-        newest = items.ring[(upcoming - 1 - np.arange(n_short)) % max(n_ring, 1)]
-        items.ring_count[:n] = np.bincount(items.ring[:n_ring], minlength=n)[:n]
-        items.short_count[:n] = np.bincount(newest, minlength=n)[:n]
+        count_ring(self.model.items, n, min(self._config.n_ring_short, self._config.n_ring))
 
 
 def _filled(table: Table, delta: TableDelta, names: Iterable[str]) -> Table:

@@ -232,17 +232,17 @@ class QueryTable:
         """Of the words and queries, by row."""
         return self.columns.hash
 
-    def rows(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """int32 (N,): the row of each; -1 for one that isn't there."""
+    def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): the row of each; -1 for one that isn't there, and for 0."""
         return rows_of_hashes(self.columns.index_keys, self.columns.index_values, hashes)
 
     def intern(self, hashes: NDArray[np.uint64], number: int) -> NDArray[np.int32]:
         """The same, with new rows for what is new, while there are any. number: of a positive."""
         self.reserve(len(hashes))
-        new = hashes[(self.rows(hashes) < 0) & (hashes != 0)]
+        new = hashes[(self.rows_of_hashes(hashes) < 0) & (hashes != 0)]
         for key in new[: len(self.columns.hash) - len(self)]:
             _row_of(self.columns, key, number)
-        return self.rows(hashes)
+        return self.rows_of_hashes(hashes)
 
     def share(self) -> None:
         """Keep account of what others don't know of words' vectors."""
@@ -271,7 +271,7 @@ class QueryTable:
         pending = np.flatnonzero(mine.sums[: len(self)] != self.sharing.public["sums"][: len(self)])
         other.intern(mine.hash[pending], 0)
         other.sharing.grow(len(other.hashes))
-        rows = self.rows(other.hashes[: len(other)])
+        rows = self.rows_of_hashes(other.hashes[: len(other)])
         known = np.flatnonzero(rows >= 0)
         ahead = {
             name: getattr(mine, name)[rows[known]] - self.sharing.public[name][rows[known]]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from profiles.facets import N_FACETS
 from profiles.groups import N_GROUPS, Groups, GroupTable
-from profiles.item_columns import N_LEARNED, RING_N, RING_NEXT, ItemColumns
+from profiles.item_columns import N_LEARNED, RING_N, RING_NEXT, ItemColumns, count_ring
 from profiles.lists import Lists
 from profiles.queries import N_SWEEPS, QueryTable
 
@@ -67,8 +67,6 @@ def take_numbers(
     mine.last_number[rows] = other.last_number[: len(rows)]
     for place in (N_LEARNED, RING_N, RING_NEXT):
         mine.state[place] = other.state[place]
-    n_ring, upcoming = int(mine.state[RING_N]), int(mine.state[RING_NEXT])
+    n_ring = int(mine.state[RING_N])
     mine.ring[:n_ring] = rows[other.ring[:n_ring]]
-    newest = (upcoming - 1 - np.arange(min(n_short, n_ring))) % len(mine.ring)
-    mine.ring_count[:n_items] = np.bincount(mine.ring[:n_ring], minlength=n_items)
-    mine.short_count[:n_items] = np.bincount(mine.ring[newest], minlength=n_items)
+    count_ring(mine, n_items, n_short)

@@ -21,7 +21,7 @@ from profiles.hashing import HashIndex
 from profiles.item_columns import CHANGED_BY_OTHERS
 from profiles.jit import Integer, Real, compiled
 from profiles.negatives import start_vectors
-from profiles.sharing import Sharing
+from profiles.sharing import Sharing, rows_of_hashes
 
 MOST_TOKENS = 131_072
 """A token beyond has no vector: its items are described by their other tokens."""
@@ -151,6 +151,10 @@ class TokenTable:
     def hashes(self) -> NDArray[np.uint64]:
         """Of the tokens, by row."""
         return self.columns.hash
+
+    def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """int32 (N,): the row of each; -1 for one that isn't there, and for 0."""
+        return rows_of_hashes(self._index.keys, self._index.values, hashes)
 
     def intern(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """int32 (N,): rows, new ones with start vectors; -1 of hash 0, and when all are used."""

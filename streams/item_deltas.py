@@ -17,7 +17,7 @@ DELTAS_VERSION: Final = 2
 """Raised only when a reader of before would add something wrong; it then leaves such messages.
 
 2: vectors of items are what is left beside their tokens', and positives come with their history
-(docs/decisions/0051). Messages of version 1 are read."""
+(docs/decisions/0052). Messages of version 1 are read."""
 
 HELLO_VERSION: Final = 1
 """Of a message that only says who listens: workers of all versions hear of each other, and go on

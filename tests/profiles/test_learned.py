@@ -20,6 +20,7 @@ from tests.profiles.shared_tables import (
     add_round,
     by_id,
     learn,
+    restored,
     shared_table,
     take_round,
 )
@@ -337,6 +338,29 @@ def test_a_lost_message_lacks_what_it_held_and_no_more() -> None:
     add_round(two, take_round(one))
     assert lists(two) == lists(rest)
     assert groups(two) == groups(rest)
+
+
+def test_a_snapshot_of_what_all_know_is_what_others_have() -> None:
+    one, two = shared_table(), shared_table()
+    described(one, two)
+    Shoppers(1).shop(30, one)
+    add_round(two, take_round(one))
+    for table in (one.tokens, one.queries):  # pending, without a positive
+        table.columns.vectors[0] += np.float32(0.5)
+        table.columns.sums[0] += np.float32(0.5)
+        table.columns.changed[0] = 3
+    late = restored(one, public=True)
+    check_same(late, two)
+    check_words(late, two)
+    np.testing.assert_allclose(vectors(late), vectors(two), atol=1e-6)
+    late.share()
+    message = take_round(one)
+    add_round(late, message)
+    add_round(two, message)
+    check_words(late, one)
+    Shoppers(2).shop(30, late, two)
+    check_same(late, two)
+    check_words(late, two)
 
 
 def test_the_blend_of_who_does_not_fold_is_the_average_by_steps() -> None:
