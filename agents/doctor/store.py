@@ -112,10 +112,11 @@ def largest_value(n_seen_slots: int, n_factors: int) -> int:
     """Bytes of the largest value that a commit or snapshot writes: ring, or chunk of items.
 
     >>> largest_value(262_144, 64)
-    3407872
+    12910592
     """
-    # A row of the item table: vector and its sum, neighbours and tokens. Twice, to be safe.
-    return max(8 * n_seen_slots, 2 * CHUNK_ROWS * (4 * n_factors + 160))
+    # An item with 48 neighbours has 4 K + 830 bytes; of groups, tokens and queries a chunk holds
+    # 4 K + 200 for each. Twice of each, for a longer list.
+    return max(8 * n_seen_slots, 2 * CHUNK_ROWS * (8 * n_factors + 1_064))
 
 
 def examine_node(node: NodeHealth, largest_bytes: int) -> list[Finding]:

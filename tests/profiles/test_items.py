@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
 
 from profiles import items as items_module
 from profiles.errors import SnapshotBroken
+from profiles.facets import describe
 from profiles.fold import fold_batch
+from profiles.item_columns import ONCE
+from profiles.item_snapshot import ITEMS
 from profiles.items import ItemTable, ItemView
 from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
@@ -59,15 +64,58 @@ def test_a_snapshot_restores_everything_that_learning_needs() -> None:
     again = ItemTable.restore(SHAPE, CONFIG, saved.header, saved.chunks)
     n = len(table)
     assert again.ids == table.ids
-    for name in ("vectors", "sums", "counts", "count_ms", "n_positive", "seen_at", "ring_count"):
-        left, right = getattr(again.columns, name)[:n], getattr(table.columns, name)[:n]
+    for name in table.columns._fields:
+        if name not in ("changed", *ONCE):
+            left, right = getattr(again.columns, name)[:n], getattr(table.columns, name)[:n]
+            assert left.tobytes() == right.tobytes(), name
+    for name in ("n", "forward_sum", "backward_sum", "rows", "forward", "backward"):
+        left, right = getattr(again.lists, name)[:n], getattr(table.lists, name)[:n]
         assert left.tobytes() == right.tobytes(), name
+    for ours, theirs in zip(again.blend, table.blend, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
     assert again.columns.ring.tolist() == table.columns.ring.tolist()
     assert again.columns.state.tolist() == table.columns.state.tolist()
 
 
+def test_a_snapshot_holds_groups_tokens_and_queries() -> None:
+    table = ItemTable(SHAPE, CONFIG)
+    lamps = {f"i{n}": describe(f"lamp {n}", ["home", "lamps"], "alder", 9.0) for n in range(6)}
+    table.describe(lamps)
+    profiles = ProfileTable(SHAPE)
+    profiles.load(["u"], [None])
+    stream = [OneInteraction("u", f"i{b % 5}", b, b, tokens=(7, 8)) for b in range(30)]
+    fold_batch(profiles, table, columns_of(stream, 0, profiles, table), CONFIG, 0)
+    saved = table.snapshot()
+    again = ItemTable.restore(SHAPE, CONFIG, saved.header, saved.chunks)
+    for name in ("groups", "tokens", "queries"):
+        left, right = getattr(again, name), getattr(table, name)
+        assert len(left) == len(right) > 0
+        for field in left.columns._fields:
+            if field not in ("changed", "index_keys", "index_values"):
+                ours, theirs = getattr(left.columns, field), getattr(right.columns, field)
+                n = len(left) if len(ours) >= len(left) else len(ours)
+                assert ours[:n].tobytes() == theirs[:n].tobytes(), (name, field)
+    assert again.descriptions() == table.descriptions()
+    assert table.snapshot().chunks == {}
+
+
+def test_a_snapshot_of_format_1_is_read_and_its_items_can_be_ranked() -> None:
+    table = ItemTable(SHAPE, CONFIG)
+    fold_clicks(table, many_clicks(40, 9))
+    saved, n = table.snapshot(), len(table)
+    header = msgspec.msgpack.encode([1, *msgspec.msgpack.decode(saved.header)[1:7]])
+    names = ("vectors", "sums", "counts", "count_ms", "n_positive", "seen_at")
+    old = [table.ids, *(getattr(table.columns, name)[:n].tobytes() for name in names)]
+    again = ItemTable.restore(SHAPE, CONFIG, header, {0: msgspec.msgpack.encode(old)})
+    assert again.columns.vectors[:n].tobytes() == table.columns.vectors[:n].tobytes()
+    assert again.columns.rankable[:n].tolist() == table.columns.seen[:n].tolist()
+    assert (again.columns.first_number[:n] > 0).all()
+    assert again.columns.short_count.sum() == again.columns.ring_count.sum()
+    assert again.snapshot(full=True).n_chunks == 1
+
+
 def test_a_snapshot_holds_only_the_chunks_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items_module, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(items_module, "ITEMS", replace(ITEMS, rows=4))
     table = ItemTable(SHAPE, CONFIG)
     table.intern([f"i{number}" for number in range(10)])
     first = table.snapshot()
