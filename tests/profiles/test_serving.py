@@ -53,7 +53,7 @@ def a_stream(random: np.random.Generator, n: int, n_items: int) -> list[OneInter
         one = OneInteraction(user, item, offset, time_ms)
         kind = random.random()
         if kind < 0.15:
-            words = tuple(random.choice(WORDS, 2).tolist())
+            words = tuple(WORDS[number] for number in random.integers(3, size=2))
             one = replace(one, item_id=None, kind=SEARCH, positive=False, tokens=words)
         elif kind < 0.2:
             one = replace(one, kind=RETURN, positive=False)
@@ -243,9 +243,13 @@ def test_a_vector_that_is_not_finite_is_refused() -> None:
 
 def test_a_list_asked_for_much_later_begins_a_session() -> None:
     profiles, _, view = a_shop(0)
-    soon, later = (seen(profiles, view.model, ["u0", "u1"], ms) for ms in (0, 10**8))
-    assert soon.begins.tolist() == [True, False]  # u0 has no event yet
-    assert later.begins.tolist() == [True, True]
+    rows = profiles.rows(["u0", "u1"])  # u0 has no event yet
+    newest = profiles.columns.history_ms[rows, 0]
+    for later_ms, begins in ((1_000, [True, False]), (10**8, [True, True])):
+        users = Scorer(CONFIG).users(
+            view.model, profiles.columns, rows, newest + later_ms, np.zeros(2, np.uint32)
+        )
+        assert users.begins.tolist() == begins
 
 
 def test_what_is_said_of_items_alone_is_made_anew_of_all_rows_at_once() -> None:
