@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled_inner
 from profiles.terms import (
     DOT,
     G_BRAND,
@@ -140,7 +140,7 @@ def blend_scratch(n_candidates: int) -> BlendScratch:
     )
 
 
-@compiled
+@compiled_inner
 def write_parts(n_history: Integer, begins: bool, n_query: Integer, parts: NDArray[Any]) -> None:
     """The four active parts. n_history: items of the user's history; n_query: pending words."""
     parts[0] = ALL
@@ -149,7 +149,7 @@ def write_parts(n_history: Integer, begins: bool, n_query: Integer, parts: NDArr
     parts[3] = QUERY if n_query > 0 else NO_QUERY
 
 
-@compiled
+@compiled_inner
 def write_weights(
     theta: NDArray[np.float32], parts: NDArray[np.int64], weight: NDArray[np.float32]
 ) -> None:
@@ -161,7 +161,7 @@ def write_weights(
             weight[term] += theta[part, term]
 
 
-@compiled
+@compiled_inner
 def _softmax(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
     """s.share = q of the n candidates by their terms and weights; it holds what is taken off."""
     largest = np.float32(-np.inf)
@@ -179,7 +179,7 @@ def _softmax(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
         s.share[j] /= total
 
 
-@compiled
+@compiled_inner
 def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
     """s.spread = sum_j q_j (phi_j - m)(phi_j - m)^T; who has next to no q is left out."""
     F = len(s.mean)
@@ -194,7 +194,7 @@ def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
                     s.spread[term, other] += away * (phi[j, other] - s.mean[other])
 
 
-@compiled
+@compiled_inner
 def _solve(curvature: NDArray[np.float32], part: Integer, s: BlendScratch) -> Real:
     """s.step = y of (C + DAMPING I) y = G, by sweeps from 0; returns a sum that shows a NaN."""
     F = len(s.step)
@@ -213,7 +213,7 @@ def _solve(curvature: NDArray[np.float32], part: Integer, s: BlendScratch) -> Re
     return total
 
 
-@compiled
+@compiled_inner
 def learn_weights(blend: Blend, n: Integer, with_spread: bool, s: BlendScratch) -> None:
     """One step of the damped natural gradient, a part of the context after the other.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from profiles.half import nearest_half
 from profiles.hashing import index_get
 from profiles.item_columns import N_LEARNED, N_SEEN, RING_N, ItemColumns
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.model import Model
 from profiles.negatives import draw_below
 from profiles.profile import ProfileColumns
@@ -87,7 +87,7 @@ def fill_context(
                 s.x[k] += coefficient * s.history_e[a, k]
 
 
-@compiled
+@compiled_inner
 def _draw(model: Model, item: Integer, seed: Integer, c: Constants, s: Scratch) -> Integer:
     """Fill s.candidate, s.e and s.to_text with `item`, then its negatives other than it; how many.
 
@@ -116,7 +116,7 @@ def _draw(model: Model, item: Integer, seed: Integer, c: Constants, s: Scratch) 
     return n
 
 
-@compiled
+@compiled_inner
 def _softmax(items: ItemColumns, n: Integer, c: Constants, s: Scratch) -> Real:
     """s.share = q over the n candidates; returns the loss, -log q of the first.
 
@@ -149,7 +149,7 @@ def _softmax(items: ItemColumns, n: Integer, c: Constants, s: Scratch) -> Real:
     return np.float64(np.log(total) - first)
 
 
-@compiled
+@compiled_inner
 def _step(
     items: ItemColumns, tokens: Tokens, row: Integer, factor: Real, to_text: Real,
     towards: NDArray[np.float32], square: Real, c: Constants,
@@ -177,7 +177,7 @@ def _step(
         )
 
 
-@compiled
+@compiled_inner
 def learn_embedding(
     users: ProfileColumns, model: Model, user: Integer, item: Integer, weight: Real, seed: Integer,
     c: Constants, s: Scratch,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from profiles.facets import N_FACETS
 from profiles.hashing import HashIndex
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 
 MOST_GROUPS = 65_536
 """Of all facets together; a group beyond is unknown, and its items have one term less."""
@@ -161,7 +161,7 @@ def group_share(groups: Groups, group: Integer, s: GroupScratch) -> Real:
     return np.log((s.held[group] + chance) / (s.held_total[facet] + np.float32(1)) / chance)
 
 
-@compiled
+@compiled_inner
 def _count_move(groups: Groups, group: Integer, to: Integer, amount: Real) -> None:
     n = np.int64(groups.n[group])
     place: Integer = np.int64(-1)

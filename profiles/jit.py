@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numba
+from numba.core.registry import CPUDispatcher
 
 Integer: TypeAlias = Any
 Real: TypeAlias = Any
@@ -53,5 +54,31 @@ def compiled(function: Function) -> Function:
     cache_file = getattr(cache, "_cache_file", None)
     if cache_file is not None:  # private to numba, pinned below 0.69; a test watches it
         cache_file._source_stamp = _STAMP
+    result: Function = dispatcher
+    return result
+
+
+class _Inner(CPUDispatcher):  # type: ignore[misc]  # numba has no types
+    """A compiled function without the way in from Python, which would crash."""
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        raise TypeError(f"{self.py_func.__name__} can only be called by compiled functions")
+
+
+def compiled_inner(function: Function) -> Function:
+    """`function` as machine code for other compiled functions alone, which hold it in their caches.
+
+    Half the time of compiling a small function that takes the whole model goes into unpacking the
+    model's arrays for callers in Python.
+    """
+    dispatcher: Any = numba.njit(
+        nogil=True,
+        fastmath=set(FASTMATH),
+        error_model="numpy",
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
+    if isinstance(dispatcher, CPUDispatcher):  # none with NUMBA_DISABLE_JIT=1
+        dispatcher.__class__ = _Inner
     result: Function = dispatcher
     return result

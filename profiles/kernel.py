@@ -28,7 +28,7 @@ from profiles.embedding import LEAST_Q, fill_context, learn_embedding
 from profiles.groups import clear_groups, gather_groups
 from profiles.interactions import RETURN
 from profiles.item_columns import CLOCK_MS, N_LEARNED, N_RANKABLE, RING_N, ItemColumns
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.learned import Learned, count_positive, note_positive
 from profiles.model import Model
 from profiles.negatives import draw_below, event_seed
@@ -91,7 +91,7 @@ def touch_items(
     gather_groups(model.groups, items.facets, s.history_row, n, s.groups)
 
 
-@compiled
+@compiled_inner
 def forget_touched(users: ProfileColumns, model: Model, user: Integer, s: Scratch) -> None:
     """The scratch as it was before `touch_items`; to be called before anything is counted."""
     clear_touched(s.touched)
@@ -99,7 +99,7 @@ def forget_touched(users: ProfileColumns, model: Model, user: Integer, s: Scratc
     clear_groups(model.groups, model.items.facets, s.history_row, n, s.groups)
 
 
-@compiled
+@compiled_inner
 def _draw(
     items: ItemColumns, item: Integer, current: Integer, seed: Integer, s: Scratch
 ) -> Integer:
@@ -139,7 +139,7 @@ def _draw(
     return n
 
 
-@compiled
+@compiled_inner
 def _learn_blend(
     users: ProfileColumns, model: Model, user: Integer, item: Integer, begins: bool,
     time_ms: Integer, seed: Integer, c: Constants, s: Scratch,
@@ -171,7 +171,7 @@ def _learn_blend(
     forget_touched(users, model, user, s)
 
 
-@compiled
+@compiled_inner
 def _learn(
     users: ProfileColumns, model: Model, journal: Learned, user: Integer, item: Integer,
     begins: bool, batch: Batch, b: Integer, partition: Integer, c: Constants, s: Scratch,
@@ -199,7 +199,7 @@ def _learn(
     return loss, clipped
 
 
-@compiled
+@compiled_inner
 def _remember(users: ProfileColumns, user: Integer, batch: Batch, b: Integer, repeat: bool) -> None:
     """Put event b at the front of the history; a repeat of the newest item refreshes it."""
     if not repeat:
@@ -216,7 +216,7 @@ def _remember(users: ProfileColumns, user: Integer, batch: Batch, b: Integer, re
     users.history_kind[user, 0] = batch.kind[b]
 
 
-@compiled
+@compiled_inner
 def _take_query(users: ProfileColumns, user: Integer, batch: Batch, b: Integer) -> None:
     """The tokens of event b become the pending ones."""
     first = batch.token_start[b]
@@ -227,7 +227,7 @@ def _take_query(users: ProfileColumns, user: Integer, batch: Batch, b: Integer) 
     users.pending_ms[user] = batch.time_ms[b]
 
 
-@compiled
+@compiled_inner
 def _check(batch: Batch, n_users: Integer, n_items: Integer, n_kinds: Integer) -> bool:
     """Whether every row is in range and offsets rise: a wrong row would write anywhere."""
     last = np.int64(-1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled_inner
 
 DEPTH = 5
 """Newest items of a user that count as neighbours of the next one."""
@@ -57,7 +57,7 @@ def grown_lists(present: Lists, capacity: int) -> Lists:
     return bigger
 
 
-@compiled
+@compiled_inner
 def _count_pair(lists: Lists, row: Integer, other: Integer, forward: Real, backward: Real) -> None:
     n = np.int64(lists.n[row])
     place: Integer = np.int64(-1)
@@ -91,13 +91,13 @@ def _count_pair(lists: Lists, row: Integer, other: Integer, forward: Real, backw
             lists.backward[row, candidate] *= np.float32(0.5)
 
 
-@compiled
+@compiled_inner
 def _pair(lists: Lists, row: Integer, place: Integer) -> Real:
     """What two items have in common; that one came after the other counts twice."""
     return lists.forward[row, place] + np.float32(0.5) * lists.backward[row, place]
 
 
-@compiled
+@compiled_inner
 def count_pairs(
     lists: Lists, history: NDArray[np.int64], n: Integer, item: Integer, weight: Real,
     changed: NDArray[np.uint8],

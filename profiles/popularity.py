@@ -18,7 +18,7 @@ from profiles.item_columns import (
     RING_NEXT,
     ItemColumns,
 )
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.terms import Speeds, faded
 
 
@@ -64,7 +64,7 @@ def note_item(items: ItemColumns, item: Integer, n_short: Integer) -> None:
     items.changed[item] = 3
 
 
-@compiled
+@compiled_inner
 def _push(items: ItemColumns, item: Integer, n_short: Integer) -> None:
     size = len(items.ring)
     place = items.state[RING_NEXT]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from profiles.hashing import index_get
 from profiles.item_columns import CHANGED_BY_OTHERS, CHANGED_FOR_DELTA
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.negatives import GOLDEN, mix
 from profiles.sharing import TOKEN_COLUMNS, Sharing, rows_of_hashes
 from profiles.tokens import token_step
@@ -79,11 +79,20 @@ def _put(queries: Queries, key: Integer, row: Integer) -> None:
     queries.index_values[place] = row
 
 
-@compiled
+@compiled_inner
 def _sweep(queries: Queries) -> None:
     """Give up the half of the rows that was unused longest; the others move together."""
     n = queries.state[N_QUERIES]
-    limit = np.sort(queries.used[:n])[n // 2]
+    limit, most = np.int64(0), queries.used[:n].max()
+    while limit < most:  # the least number that more than half of the rows don't exceed
+        middle = limit + (most - limit) // 2
+        n_below = 0
+        for row in range(n):
+            n_below += queries.used[row] <= middle
+        if n_below > n // 2:
+            most = middle
+        else:
+            limit = middle + 1
     queries.index_keys[:] = 0
     kept = 0
     for row in range(n):
@@ -103,7 +112,7 @@ def _sweep(queries: Queries) -> None:
     queries.state[N_SWEEPS] += 1
 
 
-@compiled
+@compiled_inner
 def _row_of(queries: Queries, key: Integer, number: Integer) -> Integer:
     """The row of a word or query, made if it has none."""
     row: Integer = index_get(queries.index_keys, queries.index_values, key)
@@ -124,7 +133,7 @@ def _row_of(queries: Queries, key: Integer, number: Integer) -> Integer:
     return row
 
 
-@compiled
+@compiled_inner
 def _count(queries: Queries, row: Integer, item: Integer, weight: Real) -> None:
     n = np.int64(queries.n[row])
     place: Integer = np.int64(-1)

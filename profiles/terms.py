@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from profiles.groups import Groups, GroupScratch, group_lift, group_share
 from profiles.hashing import index_get_short
 from profiles.item_columns import CLOCK_MS, N_LEARNED, ItemColumns
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.lists import DEPTH, NEARNESS, Lists
 from profiles.own import had_in_session
 from profiles.profile import ProfileColumns
@@ -82,7 +82,7 @@ def touched_for(capacity: int) -> Touched:
     )
 
 
-@compiled
+@compiled_inner
 def _touch(t: Touched, row: Integer, current: Integer) -> Integer:
     """The item's place among the touched ones; -1: it is the current one, or there are too many."""
     if row < 0 or row == current:
@@ -104,7 +104,7 @@ def _touch(t: Touched, row: Integer, current: Integer) -> Integer:
     return place
 
 
-@compiled
+@compiled_inner
 def touch_neighbours(
     lists: Lists, history: NDArray[np.int64], n: Integer, current: Integer, t: Touched
 ) -> None:
@@ -133,7 +133,7 @@ def touch_neighbours(
         nearness *= np.float32(NEARNESS)
 
 
-@compiled
+@compiled_inner
 def touch_own(
     users: ProfileColumns, user: Integer, index_keys: NDArray[np.uint64],
     index_values: NDArray[np.int32], current: Integer, t: Touched,
@@ -146,7 +146,7 @@ def touch_own(
             t.own[place] = entry + 1
 
 
-@compiled
+@compiled_inner
 def touch_queried(
     queries: Queries, rows: NDArray[np.int64], n: Integer, items: ItemColumns, speeds: Speeds,
     current: Integer, t: Touched,
@@ -171,7 +171,7 @@ def touch_queried(
                         )
 
 
-@compiled
+@compiled_inner
 def clear_touched(t: Touched) -> None:
     """Nothing is touched."""
     for place in range(t.n[0]):
@@ -179,13 +179,13 @@ def clear_touched(t: Touched) -> None:
     t.n[0] = 0
 
 
-@compiled
+@compiled_inner
 def faded(count: Real, age_ms: Integer, half_life_ms: Real) -> Real:
     """A decayed float32 count, that long after it was written."""
     return np.float32(count) * np.exp(np.float32(-0.6931472) * np.float32(age_ms / half_life_ms))
 
 
-@compiled
+@compiled_inner
 def slow_count(items: ItemColumns, row: Integer, speeds: Speeds) -> Real:
     """The item's count that decays within two weeks, as of the table's clock."""
     age_ms = max(items.state[CLOCK_MS] - items.count_ms[row], 0)

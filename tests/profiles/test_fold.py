@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from profiles.blend import N_SKIPPED, N_STEPS
 from profiles.errors import DivergedError
 from profiles.fold import FoldReport, fold_batch
 from profiles.hashing import item_hash
@@ -16,6 +17,7 @@ from profiles.profile import HistoryEntry
 from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
+from profiles.terms import DOT
 from profiles.warmup import warmup
 
 SHAPE = ModelShape(n_factors=8, history=3, n_tokens=2)
@@ -147,6 +149,49 @@ def test_a_vector_that_is_not_finite_stops_the_fold() -> None:
     shop.items.columns.vectors[0, 3] = np.nan
     with pytest.raises(DivergedError, match="partition 0, offset 2"):
         shop.fold(("u", "c", 3))
+
+
+def test_a_blend_step_that_is_not_finite_is_left_out_and_counted() -> None:
+    shop = Shop()
+    shop.fold(*((f"u{b % 3}", f"i{b % 4}", b) for b in range(30)))
+    blend = shop.items.blend
+    assert blend.state[N_SKIPPED] == 0
+    blend.theta[0, DOT] = np.nan
+    before = blend.theta.copy(), blend.curvature.copy()
+    shop.fold(*((f"u{b % 3}", f"i{b % 4}", b) for b in range(30, 40)))
+    assert blend.state[N_SKIPPED] > 0
+    assert blend.theta.tobytes() == before[0].tobytes()
+    assert blend.curvature.tobytes() == before[1].tobytes()
+    assert np.isfinite(shop.items.columns.vectors[: len(shop.items)]).all()
+
+
+def test_the_blend_leaves_out_what_nobody_could_have_ranked() -> None:
+    shop = Shop()
+    shop.fold(*(("u", f"i{b}", b) for b in range(10)))
+    assert shop.items.blend.state[N_STEPS] == 0
+    shop.fold(("v", "i3", 11))
+    assert shop.items.blend.state[N_STEPS] == 1
+
+
+def test_one_user_alone_does_not_make_an_item() -> None:
+    """The ninth positive on an item weighs less, and every later one less again."""
+    shop = Shop()
+    shop.fold(*(("u", "ab"[b % 2], 0) for b in range(60)))
+    expected = sum(min(1.0, 8 / (1 + times)) for times in range(30))
+    row = shop.items.row("a")
+    assert shop.items.columns.counts[row] == pytest.approx(expected, rel=1e-5)
+    assert shop.items.columns.n_positive[row] == 30
+
+
+def test_a_list_that_has_counted_much_is_halved() -> None:
+    shop = Shop()
+    shop.fold(*((f"u{b % 200}", f"i{b // 200 % 2}", b) for b in range(4_000)))
+    lists, row = shop.items.lists, shop.items.row("i0")
+    total = lists.forward_sum[row] + lists.backward_sum[row]
+    assert 1_000 <= total <= 2_000
+    n = lists.n[row]
+    listed = lists.forward[row, :n].sum() + lists.backward[row, :n].sum()
+    assert listed == pytest.approx(total, rel=1e-4)
 
 
 def test_an_absurd_rate_is_cut_short_instead_of_ending_in_nan() -> None:
