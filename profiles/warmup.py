@@ -27,6 +27,7 @@ def warmup(config: FoldConfig | None = None) -> None:
     profiles.load(["warm", "up"], [None, None])
     item_row = items.intern(["a", "b", "c"])
     items.describe({"a": describe("warm up", ["kernels"])})
+    items.share()
     interactions = Interactions(
         partition=0,
         user_row=profiles.rows(["warm", "up", "warm"]),
@@ -41,6 +42,9 @@ def warmup(config: FoldConfig | None = None) -> None:
         tokens=np.zeros(0, np.uint64),
     )
     report = fold_batch(profiles, items, interactions, config, watermark_ms=0)
+    other = ItemTable(config.shape, config, capacity=1)
+    other.add_positives(items.take_positives(1))
+    other.queries.intern(np.ones(1, np.uint64), 0)
     records: list[bytes | None] = list(profiles.pack(report.user_rows))
     profiles.load(profiles.user_ids(report.user_rows), records)
     SeenRing(n_slots=1).filter([0], [1], start=0, end=1)

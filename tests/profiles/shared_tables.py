@@ -56,8 +56,9 @@ def learn(
     square, number = np.float32(gradient @ gradient), table.n_learned + 1
     words_step(model.queries, hashes, n_words, gradient, square, number)
     note_positive(table.journal, row, history, n, amount, hashes, n_words)
-    count_item(columns, row, amount, begins, speeds_of(CONFIG))
-    count_positive(model, row, history, n, amount, hashes, n_words, CONFIG.n_ring_short)
+    count_item(columns, row, amount, begins, speeds_of(table.config))
+    n_short = min(table.config.n_ring_short, table.config.n_ring)
+    count_positive(model, row, history, n, amount, hashes, n_words, n_short)
 
 
 def take(table: ItemTable, most: int = ALL) -> RowChanges | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from streams.producer import Producer
 from streams.tailing import TopicTail
 from streams.topics import TopicSet
 from tests.builders import until
+from tests.profiles.shared_tables import learn
 
 CONFIG = FoldConfig(shape=ModelShape(n_factors=4))
 
@@ -77,6 +78,29 @@ class Process:
         items.columns.vectors[row] += np.float32(by)
         items.columns.n_positive[row] += 1
         items.columns.changed[row] = 3
+
+    async def have(self, *item_ids: str, partition: int, next_offset: int) -> None:
+        """Positives of one user, an item after the other, as the kernel counts them; committed."""
+        await self.model.run(lambda: self._have(item_ids))
+        self.model.note_commit(partition, next_offset)
+
+    def _have(self, item_ids: Sequence[str]) -> None:
+        for n, item_id in enumerate(item_ids):
+            learn(self.model.items, item_id, after=item_ids[:n][::-1])
+
+    def neighbours(self, item_id: str) -> dict[str, float]:
+        """How often others came after an item, as readers see it."""
+        view = self.model.view
+        row, lists = view.row(item_id), view.model.lists
+        if row is None:
+            return {}
+        places = range(lists.n[row])
+        found = {view.ids[lists.rows[row, p]]: float(lists.forward[row, p]) for p in places}
+        return {neighbour: count for neighbour, count in found.items() if count}
+
+    async def sees(self, item_id: str, neighbours: dict[str, float]) -> None:
+        """Wait until readers here see that those came after an item."""
+        await until(lambda: self.neighbours(item_id) == neighbours, f"{item_id}: {neighbours}", 20)
 
     def n_positive(self, item_id: str) -> int:
         """Positives of an item here; -1: not known."""
