@@ -33,6 +33,7 @@ class Describer(Service):
 
     async def on_start(self) -> None:
         await self._tell()
+        await self._model.run(self._forget)
 
     @Service.task
     async def _follow(self) -> None:
@@ -46,6 +47,13 @@ class Describer(Service):
             said = {i: None if item is None else description_of(item) for i, item in told.items()}
             await model.run(partial(self._describe, said), small=len(said) <= SMALL)
             model.note_news()
+
+    def _forget(self) -> None:
+        """In the model thread: a snapshot may tell of entries that were deleted since."""
+        items = self._model.items
+        items.describe(
+            {item_id: None for item_id in items.descriptions() if not self._catalogue.get(item_id)}
+        )
 
     def _describe(self, said: Mapping[str, Description | None]) -> None:
         """In the model thread: the table may have been replaced since."""

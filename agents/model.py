@@ -21,6 +21,7 @@ from mode import Service
 
 from agents.exchange.covers import Covers
 from agents.metrics import Metrics
+from profiles.facets import Description
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
@@ -363,7 +364,9 @@ class Model(Service):
     def _replace(self, table: ItemTable) -> None:
         """In the model thread. All of a snapshot is known to all: what is folded or added from
         here on is kept apart from the first event on."""
-        table.describe(self.items.descriptions())
+        if len(self.items):  # at the start whoever knows the catalogue comes after us
+            said: dict[str, Description | None] = dict.fromkeys(table.descriptions())
+            table.describe(said | self.items.descriptions())
         self.items = table
         if self.exchange is not None and self._folds:
             table.share()

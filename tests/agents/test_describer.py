@@ -74,8 +74,25 @@ async def test_each_change_is_told(model: Model, producer: Producer) -> None:
     await until(lambda: set(said(model)) == {"rug"}, "the lamp is gone")
 
 
+async def test_what_a_snapshot_tells_of_deleted_entries_is_forgotten(
+    kafka: str, topics: TopicSet, model: Model
+) -> None:
+    catalogue = Catalogue(kafka, topics.items.name, Metrics())
+    await catalogue.start()
+    try:
+        await model.run(lambda: model.items.describe({"rug": description_of(RUG)}))
+        describer = Describer(catalogue, model)
+        await describer.start()
+        assert set(said(model)) == {"lamp"}
+        await describer.stop()
+    finally:
+        await catalogue.stop()
+
+
 async def test_a_table_that_goes_back_to_a_snapshot_has_been_told(model: Model) -> None:
     before = model.items
+    await model.run(lambda: model.items.describe({"rug": description_of(RUG), "lamp": None}))
+    await model.run(lambda: model.items.describe({"rug": None, "lamp": description_of(LAMP)}))
     model.tainted = True
     await model.take_back(dict)
     assert model.items is not before

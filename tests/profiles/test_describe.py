@@ -9,7 +9,9 @@ from profiles.facets import BRAND, LEAF, PARENT, PRICE, describe
 from profiles.fold import fold_batch
 from profiles.groups import GroupTable
 from profiles.item_columns import CHANGED_BY_OTHERS, N_RANKABLE
+from profiles.item_snapshot import ITEMS
 from profiles.items import ItemTable
+from profiles.record import facts_of
 from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
@@ -117,13 +119,25 @@ def test_readers_hear_of_an_entry_and_others_need_not() -> None:
     items.share()
     items.describe({"a": LAMP})
     assert items.columns.changed[0] & CHANGED_BY_OTHERS
-    assert items.take_delta().rows.tolist() == [0]
+    assert items.take_delta().model.items.rows.tolist() == [0]
     assert items.take_changes(10, 0) is None
     click(items, "b", "a")
-    assert items.take_delta().rows.tolist() == [0, 1]
+    assert items.take_delta().model.items.rows.tolist() == [0, 1]
     changes = items.take_changes(10, 0)
     assert changes is not None
     assert set(changes.new_ids.values()) == {"a", "b"}
+
+
+def test_snapshots_of_changed_chunks_alone_name_the_rankable_items() -> None:
+    items = table()
+    names = [f"i{number}" for number in range(ITEMS.rows + 1)]
+    items.describe(dict.fromkeys(names, LAMP))
+    first = items.snapshot()
+    items.describe({"i0": None})  # the last, of another chunk, takes its place
+    second = items.snapshot()
+    again = ItemTable.restore(SHAPE, CONFIG, second.header, first.chunks | second.chunks)
+    assert rankable(again) == set(names[1:])
+    assert again.descriptions() == dict.fromkeys(names[1:], LAMP)
 
 
 def test_what_was_said_can_be_said_to_another_table() -> None:
@@ -135,6 +149,22 @@ def test_what_was_said_can_be_said_to_another_table() -> None:
     assert items.descriptions() == entries
     other.describe(items.descriptions())
     assert (rankable(other), other.descriptions()) == (set(entries), entries)
+
+
+def test_facts_do_not_depend_on_what_the_catalogue_says() -> None:
+    clicks = [
+        OneInteraction("uvw"[b % 3], "abcdefgh"[b * b % 8], b, 1_000 * b) for b in range(1, 41)
+    ]
+    records, vectors = [], []
+    for said in ({}, dict.fromkeys("abcd", LAMP), dict.fromkeys("efgh", RUG)):
+        items, profiles = table(), ProfileTable(SHAPE)
+        items.describe(said)
+        profiles.load(list("uvw"), [None] * 3)
+        fold_batch(profiles, items, columns_of(clicks, 0, profiles, items), CONFIG, 0)
+        records.append(list(map(facts_of, profiles.pack(profiles.rows("uvw")))))
+        vectors.append(items.columns.vectors[items.intern(list("abcdefgh"))])
+    assert records[0] == records[1] == records[2]
+    assert (vectors[0] != vectors[1]).any()
 
 
 def test_where_all_rows_are_used_an_item_keeps_the_tokens_that_have_one() -> None:
