@@ -133,6 +133,12 @@ def _row_of(queries: Queries, key: Integer, number: Integer) -> Integer:
     return row
 
 
+@compiled
+def _add_rows(queries: Queries, keys: NDArray[np.uint64], number: Integer) -> None:
+    for key in keys:
+        _row_of(queries, key, number)
+
+
 @compiled_inner
 def _count(queries: Queries, row: Integer, item: Integer, weight: Real) -> None:
     n = np.int64(queries.n[row])
@@ -249,8 +255,7 @@ class QueryTable:
         """The same, with new rows for what is new, while there are any. number: of a positive."""
         self.reserve(len(hashes))
         new = hashes[(self.rows_of_hashes(hashes) < 0) & (hashes != 0)]
-        for key in new[: len(self.columns.hash) - len(self)]:
-            _row_of(self.columns, key, number)
+        _add_rows(self.columns, new[: len(self.columns.hash) - len(self)], number)
         return self.rows_of_hashes(hashes)
 
     def share(self) -> None:
