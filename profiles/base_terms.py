@@ -24,12 +24,13 @@ FLOOR = np.float32(COUNT_FLOOR)
 
 class BaseTerms:
     """Of the first n items of a model. n_learned, clock_ms: of that moment. terms: float32 (T, I),
-    by their places; DOT's stays 0."""
+    by their places; DOT's stays 0. rows: int32 (I,), 0 to n - 1."""
 
     def __init__(self, model: Model, n: int, config: FoldConfig) -> None:
         items = model.items
         self.n_learned = int(items.state[N_LEARNED])
         self.clock_ms = int(items.state[CLOCK_MS])
+        self.rows: NDArray[np.int32] = np.arange(n, dtype=np.int32)
         self._theta = model.blend.theta.copy()
         self._weighted: NDArray[np.float32] = np.empty((N_CONTEXTS, n), np.float32)
         self._number: dict[tuple[int, ...], int] = {}

@@ -20,11 +20,12 @@ from profiles.blend import write_parts, write_weights
 from profiles.embedding import fill_context
 from profiles.errors import DivergedError
 from profiles.groups import N_GROUPS, PRIOR, Groups, GroupScratch, group_lift, group_share
-from profiles.jit import Integer, compiled
+from profiles.jit import Integer, compiled, compiled_inner
 from profiles.kernel import forget_touched, touch_items
 from profiles.model import Model
 from profiles.own import begins_session, minute_of
 from profiles.profile import ProfileColumns
+from profiles.queries import query_rows
 from profiles.scratch import Constants, Scratch, constants_of, scratch_for
 from profiles.shape import FoldConfig
 from profiles.terms import (
@@ -133,7 +134,7 @@ class Scorer:
         items, n = model.items, len(base)
         if picked is None:
             vectors, text = items.vectors[:n], items.text[:n]
-            picked = np.arange(n, dtype=np.int32)
+            picked = base.rows
         else:
             vectors, text = items.vectors[picked], items.text[picked]
         S = _products(vectors, text, model.tokens, users.x * users.weight[:, DOT, None])
@@ -253,7 +254,7 @@ def _see(
         write_weights(model.blend.theta, users.parts[b], users.weight[b])
 
 
-@compiled
+@compiled_inner
 def _weigh_groups(
     groups: Groups, s: GroupScratch, weight: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None:
@@ -281,7 +282,7 @@ def _weigh_groups(
         out[group] = of_lift + of_share
 
 
-@compiled
+@compiled_inner
 def _weigh_touched(
     columns: ProfileColumns, model: Model, users: Users, b: Integer, c: Constants, s: Scratch,
     w: Weighted,
@@ -311,7 +312,10 @@ def _add_terms(
     has_groups = model.groups.state[N_GROUPS] > 0
     for b in range(len(S)):
         user = np.int64(users.row[b])
-        fill_context(columns, model, user, c, s)
+        n_words = np.int64(columns.n_pending[user])
+        for a in range(columns.n_history[user]):
+            s.history_row[a] = users.history[b, a]
+        query_rows(model.queries, columns.pending[user], n_words, s.query_row)
         touch_items(columns, model, user, c, s)
         _weigh_touched(columns, model, users, b, c, s, w)
         of_item = base[contexts[b]]

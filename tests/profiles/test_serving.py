@@ -19,11 +19,13 @@ from profiles.fold import fold_batch
 from profiles.hashing import session_hash, token_hash
 from profiles.interactions import BUILTIN_KINDS
 from profiles.items import ItemTable, ItemView
+from profiles.jit import compiled
 from profiles.kernel import touch_items
 from profiles.model import Model
 from profiles.own import begins_session, minute_of
+from profiles.profile import ProfileColumns
 from profiles.reference import OneInteraction, columns_of
-from profiles.scratch import constants_of, scratch_for
+from profiles.scratch import Constants, Scratch, constants_of, scratch_for
 from profiles.serving import NO_ROW, Scorer, Users
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
@@ -98,29 +100,51 @@ def an_entry(random: np.random.Generator):  # type: ignore[no-untyped-def]
     )
 
 
+@compiled
+def _write_terms(
+    columns: ProfileColumns, model: Model, row: int, time_ms: int, session: int, c: Constants,
+    s: Scratch, phi: NDArray[np.float32],
+) -> bool:  # fmt: skip
+    """The terms of each item for itself, as the learner of the weights makes them, into phi."""
+    fill_context(columns, model, row, c, s)
+    touch_items(columns, model, row, c, s)
+    begins = begins_session(columns, row, session, time_ms)
+    minute = minute_of(time_ms)
+    for item in range(len(phi)):
+        read_item(model.items.vectors, model.items.text, model.tokens, item, s.spare)
+        dot = np.float32(0)
+        for k in range(len(s.x)):
+            dot += s.x[k] * s.spare[k]
+        phi[item, DOT] = dot
+        write_item_terms(model.items, item, c.speeds, phi, item)
+        write_group_terms(model.groups, model.items.facets, item, s.groups, phi, item)
+        place = np.int64(s.touched.at[item]) - 1
+        write_touched_terms(columns, row, begins, minute, s.touched, place, phi, item)
+    return begins
+
+
+def terms_of(
+    model: Model, profiles: ProfileTable, row: int, time_ms: int, session: int, n: int
+) -> tuple[NDArray[np.float32], bool]:
+    """float32 (n, F), and whether a session begins."""
+    s = scratch_for(CONFIG, len(model.items.counts), len(model.groups.counts))
+    phi = np.zeros((n, N_TERMS), np.float32)
+    begins = _write_terms(
+        profiles.columns, model, row, time_ms, session, constants_of(CONFIG), s, phi
+    )
+    return phi, begins
+
+
 def one_by_one(
     model: Model, profiles: ProfileTable, row: int, time_ms: int, session: int, n: int
 ) -> NDArray[np.float32]:
-    """theta . phi of each item for itself, as the learner of the weights sees it."""
-    c, columns = constants_of(CONFIG), profiles.columns
-    s = scratch_for(CONFIG, len(model.items.counts), len(model.groups.counts))
-    fill_context(columns, model, row, c, s)
-    touch_items(columns, model, row, c, s)
-    begins = bool(begins_session(columns, row, session, time_ms))
+    """theta . phi of each item."""
+    phi, begins = terms_of(model, profiles, row, time_ms, session, n)
+    columns, theta = profiles.columns, model.blend.theta
     n_history = int(columns.n_history[row])
-    theta = model.blend.theta
     weight = theta[0] + theta[1 + min(n_history, 2) + (n_history >= 5)]
     weight = weight + theta[5 if begins else 6] + theta[7 if columns.n_pending[row] else 8]
-    phi, found = np.zeros((1, N_TERMS), np.float32), np.zeros(n, np.float32)
-    e = np.zeros(SHAPE.n_factors, np.float32)
-    for item in range(n):
-        read_item(model.items.vectors, model.items.text, model.tokens, item, e)
-        phi[0, DOT] = s.x @ e
-        write_item_terms(model.items, item, c.speeds, phi, 0)
-        write_group_terms(model.groups, model.items.facets, item, s.groups, phi, 0)
-        place = int(s.touched.at[item]) - 1
-        write_touched_terms(columns, row, begins, minute_of(time_ms), s.touched, place, phi, 0)
-        found[item] = weight @ phi[0]
+    found: NDArray[np.float32] = phi @ weight
     return found
 
 
@@ -133,6 +157,7 @@ def seen(profiles: ProfileTable, model: Model, user_ids: list[str], later_ms: in
     )
 
 
+@pytest.mark.timeout(900)  # compiles the fold and the scores, when nobody did before
 @given(seed=st.integers(0, 10_000), described=st.booleans(), later_ms=st.sampled_from([0, 10**7]))
 @settings(deadline=None, max_examples=20)
 def test_every_item_has_the_score_of_its_terms(seed: int, described: bool, later_ms: int) -> None:
@@ -160,21 +185,11 @@ def test_every_item_has_the_score_of_its_terms(seed: int, described: bool, later
 
 def test_the_shop_of_these_tests_has_every_term() -> None:
     profiles, items, _ = a_shop(1)
-    model, c = items.model, constants_of(CONFIG)
     on = np.zeros(N_TERMS, np.bool_)
-    for row in profiles.rows(USERS).tolist():
-        s = scratch_for(CONFIG, len(model.items.counts), len(model.groups.counts))
-        fill_context(profiles.columns, model, row, c, s)
-        touch_items(profiles.columns, model, row, c, s)
-        phi = np.zeros((1, N_TERMS), np.float32)
-        for item in range(len(items)):
-            phi[0, DOT] = 1
-            write_item_terms(model.items, item, c.speeds, phi, 0)
-            write_group_terms(model.groups, model.items.facets, item, s.groups, phi, 0)
-            place = int(s.touched.at[item]) - 1
-            minute = minute_of(int(profiles.columns.last_ms[row]) + 600_000)
-            write_touched_terms(profiles.columns, row, False, minute, s.touched, place, phi, 0)
-            on |= phi[0] != 0
+    for row in profiles.rows(USERS[1:]).tolist():
+        soon_ms = int(profiles.columns.history_ms[row, 0]) + 600_000
+        phi, _ = terms_of(items.model, profiles, row, soon_ms, 0, len(items))
+        on |= (phi != 0).any(axis=0)
     assert on.all(), np.flatnonzero(~on)
 
 
