@@ -12,7 +12,7 @@ import pytest
 
 from agents.settings import Settings
 from agents.store_access import store_of
-from profiles.items import ItemTable
+from profiles.items import ItemTable, ItemView
 from streams.events import Event
 from streams.item_deltas import ItemDeltas, decode_deltas
 from streams.topics import TopicSet
@@ -246,8 +246,22 @@ async def test_a_process_that_only_scores_sees_a_new_item_within_two_seconds(
                 lambda: positives_in(view.n_positive, view.row("never seen before")) == 1, ""
             )
             assert took_s < 2.0, f"{took_s:.2f} s"
+            for user in ("u2", "u3"):
+                await put_events(settings, [click(user, "a"), click(user, "b")])
+            await until(lambda: came_after(view, "a").get("b") == 2, "lists follow, too", 10)
+            theirs = table_of(folds).blend.theta
+            await until(lambda: np.array_equal(view.model.blend.theta, theirs), "and weights", 10)
             assert not scores.crashed
             assert scores.worker.model is None
+
+
+def came_after(view: ItemView, item_id: str) -> dict[str, float]:
+    """What users had after an item, and how often, as a reader has it."""
+    row, lists = view.row(item_id), view.model.lists
+    if row is None:
+        return {}
+    places = range(lists.n[row])
+    return {view.ids[lists.rows[row, p]]: float(lists.forward[row, p]) for p in places}
 
 
 def positives_in(counts: np.ndarray, row: int | None) -> int:
