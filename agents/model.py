@@ -300,7 +300,7 @@ class Model(Service):
             await self.restore(lambda: dict(self.own))
             return
         await self.exchange.drained()
-        found = await self._store.read_item_snapshot()
+        found = await self._stored()
         if found is None:
             return
         other = await asyncio.to_thread(self._table_of, found)
@@ -323,7 +323,7 @@ class Model(Service):
         """
         if self.exchange is not None and self.items.sharing is not None:
             await self.exchange.drained()
-        found = await self._store.read_item_snapshot()
+        found = await self._stored()
         table = await self.run(lambda: self._table_of(found))
         self.unsettled = True
         if self.exchange is not None:
@@ -355,6 +355,13 @@ class Model(Service):
         self.learned_to |= self.own
         self.unsettled = False
         self._committed.set()
+
+    async def _stored(self) -> StoredSnapshot | None:
+        """The newest whole snapshot. Raises SnapshotBroken, StoreAway."""
+        found = await self._store.read_item_snapshot()
+        if found is not None and found.older_because:
+            logger.error("item snapshot broken", reason=found.older_because, instead=found.version)
+        return found
 
     def _table_of(self, found: StoredSnapshot | None) -> ItemTable:
         if found is None:

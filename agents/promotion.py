@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from agents.errors import CheckFailed, UsageError
-from agents.generations import newest_format
+from agents.generations import in_force, newest_format
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.store import ProfileStore
@@ -27,6 +27,9 @@ FOLLOW_S = 90.0
 """How long to wait for workers: they look every two seconds, end their work and start anew."""
 
 LOOK_S = 0.25
+
+PASS_S = 30.0
+"""How long to wait for workers to fold in the live generation what another has folded already."""
 
 MOST_BEHIND = 20_000
 """Events left for the workers to fold after a promotion: about a second of theirs."""
@@ -121,11 +124,15 @@ async def promote(
     name: str,
     *,
     most_behind: int = MOST_BEHIND,
+    unannounced: bool = False,
+    pass_s: float = PASS_S,
     follow_s: float = FOLLOW_S,
     on_wait: Callable[[int, int], None] = lambda done, total: None,
 ) -> Followed:
     """Make a generation the live one, and wait until every worker goes on in it.
 
+    What was folded beside the live generation was announced to nobody, so the live one must have
+    come past it first: else changes of profiles are never told. unannounced: switch all the same.
     on_wait: told (workers that have followed, workers). Raises UsageError where it is not safe,
     each with the way out; StoreMismatch, StoreAway, BrokerAway.
     """
@@ -153,6 +160,9 @@ async def promote(
             )
         await _check_readers(settings, signs, chosen.record_format)
         before = standing.meta.generation
+        if not unannounced:
+            on_wait(0, len(signs))
+            await _wait_to_pass(in_force(settings, standing, named=False), name, pass_s)
         began = time.monotonic()
         await store.registry.promote(name)
         waiting = await _wait_for(
@@ -253,6 +263,33 @@ def _known(standing: Standing, name: str) -> Generation:
     if standing.meta.generation == name:
         raise UsageError(f"generation {name!r} is live already")
     return chosen
+
+
+async def _wait_to_pass(live: Settings, name: str, pass_s: float) -> None:
+    """Wait until the live generation, of these settings, is at least as far as another.
+
+    Raises UsageError when it isn't within `pass_s`.
+    """
+    deadline = time.monotonic() + pass_s
+    async with store_of(live) as ours, store_of(live, name) as other:
+        while True:
+            ahead = 0
+            for partition in range(live.partitions):
+                goal, here = (
+                    await other.read_checkpoint(partition),
+                    await ours.read_checkpoint(partition),
+                )
+                position = here.next_offset if here else 0
+                ahead += max(0, (goal.next_offset if goal else 0) - position)
+            if not ahead:
+                return
+            if time.monotonic() >= deadline:
+                raise UsageError(
+                    f"generation {name!r} has folded {ahead} events that the live one, "
+                    f"{live.generation!r}, has not: these changes would be announced to nobody. "
+                    "Let a worker fold them first (foldstream worker); --unannounced switches now"
+                )
+            await asyncio.sleep(LOOK_S)
 
 
 async def _check_readers(settings: Settings, signs: list[WorkerSign], record_format: int) -> None:

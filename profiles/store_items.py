@@ -2,18 +2,24 @@
 
 Owns the versions of chunks and what the manifest says; header and chunks are bytes here. What
 stays true: a manifest names only chunks that were written before it, with their checksums; it is
-switched under the fence of partition 0; and a reader that meets a switch reads again.
+switched under the fence of partition 0; and a reader that meets a switch reads again. Chunks lie
+on all nodes of a cluster, and a replica that takes over may lack what its master wrote last: so
+the snapshots replaced within `KEEP_S` are kept, and a reader goes back to the newest one that is
+whole.
 
 The manifest is a hash in partition 0's slot: ``version``, ``header``, ``n_chunks``, ``chunks``
 (JSON: a list of [version, xxh3_64 in hex], by chunk number), ``next_offsets`` (JSON: partition to
-offset), ``lineage`` (JSON: what others' deltas it holds, see `Lineage`), and ``pending`` (JSON:
+offset), ``lineage`` (JSON: what others' deltas it holds, see `Lineage`), ``pending`` (JSON:
 keys just written or replaced; what the manifest does not name of them is removed with the next
-snapshot at the latest).
+snapshot at the latest), ``kept`` (JSON: replaced snapshots, newest first, each [version, ms when it
+was replaced, chunks]), and for each of those ``kept:<version>`` (MessagePack: header, next_offsets,
+lineage).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +35,14 @@ from profiles.store_topology import Pool
 
 N_TRIES = 5
 """Only a reader slower than the snapshots' interval meets a switch; never five in a row."""
+
+KEEP_S = 60.0
+"""How long a replaced snapshot is kept: more than a replica is behind when it takes over."""
+
+MOST_KEPT = 8
+"""Replaced snapshots at most, however short their interval."""
+
+FIELDS = ("version", "header", "chunks", "next_offsets", "pending", "lineage", "kept")
 
 
 class Lineage(msgspec.Struct, frozen=True):
@@ -51,7 +65,8 @@ class StoredSnapshot:
 
     header: bytes of `ItemSnapshot`. chunks: all of them, by number from 0. next_offsets: by
     partition, how far the learning inside has come. version: changes with every snapshot.
-    lineage: its base is never None here.
+    lineage: its base is never None here. older_because: what is wrong with the newest one, when
+    this is one before it.
     """
 
     header: bytes
@@ -59,6 +74,23 @@ class StoredSnapshot:
     next_offsets: dict[int, int]
     version: str
     lineage: Lineage = field(default_factory=Lineage)
+    older_because: str = ""
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A replaced snapshot as the manifest names it."""
+
+    version: str
+    replaced_ms: int
+    chunks: list[tuple[str, str]]
+
+
+class _KeptRest(msgspec.Struct, frozen=True, array_like=True):
+    """The rest of it, which only a reader needs who goes back to it."""
+
+    header: bytes
+    next_offsets: dict[int, int]
+    lineage: Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +101,7 @@ class _Manifest:
     next_offsets: dict[int, int]
     pending: list[str]
     lineage: Lineage
+    kept: list[_Kept]
 
 
 class ItemSnapshots:
@@ -82,9 +115,9 @@ class ItemSnapshots:
         self._n_written = 0
 
     async def read(self) -> StoredSnapshot | None:
-        """The current snapshot; None before the first one.
+        """The current snapshot, or the newest before it that is whole; None before the first one.
 
-        Raises SnapshotBroken (a chunk is missing or altered), StoreAway.
+        Raises SnapshotBroken (none has all its chunks as they were written), StoreAway.
         """
         broken: SnapshotBroken | None = None
         tried: str | None = None
@@ -94,13 +127,10 @@ class ItemSnapshots:
                 self._standing = None
                 return None
             if broken is not None and manifest.version == tried:
-                raise broken
+                return await self._read_kept(manifest, broken)
             tried = manifest.version
             try:
-                chunks = {
-                    number: await self._chunk(number, *entry)
-                    for number, entry in enumerate(manifest.chunks)
-                }
+                chunks = await self._chunks(manifest.chunks)
             except SnapshotBroken as error:
                 broken = error  # or the manifest was switched meanwhile: read it again
                 continue
@@ -110,6 +140,26 @@ class ItemSnapshots:
             )
         assert broken is not None
         raise StoreAway(f"items: every try met a newer snapshot ({broken})")
+
+    async def _read_kept(self, manifest: _Manifest, broken: SnapshotBroken) -> StoredSnapshot:
+        """The newest whole one of the replaced snapshots. Raises `broken` when none is."""
+        for kept in manifest.kept:
+            key = self._keys.manifest
+            (rest,) = await self._pool.ask_slot(
+                self._keys.slot[0], [pack("HGET", key, _field(kept))], 1, key.decode()
+            )
+            if rest is None:
+                continue
+            try:
+                chunks = await self._chunks(kept.chunks)
+                found = msgspec.msgpack.decode(rest, type=_KeptRest)
+            except (SnapshotBroken, msgspec.MsgspecError):
+                continue
+            self._standing = kept.version  # not the current one: the next write must be whole
+            return StoredSnapshot(
+                found.header, chunks, found.next_offsets, kept.version, found.lineage, str(broken)
+            )
+        raise broken
 
     async def read_version(self) -> str | None:
         """The current snapshot's version, for readers that wait for a new one."""
@@ -165,9 +215,14 @@ class ItemSnapshots:
             await self._pool.ask_slot(
                 key_slot(key), [pack("SET", key, chunks[number])], 1, f"item chunk {number}"
             )
-        named = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(entries)}
-        gone = {self._keys.chunk(n, entry[0]) for n, entry in enumerate(kept)}
+        keep, drop = _aged(old)
+        named = self._named(entries, *(snapshot.chunks for snapshot in keep))
+        gone = self._named(kept, *(snapshot.chunks for snapshot in drop))
         gone = (gone | {key.encode() for key in pending}) - named
+        rest: list[bytes | str] = []
+        if old is not None and keep and keep[0].version == old.version:
+            content = _KeptRest(old.header, old.next_offsets, old.lineage)
+            rest = [_field(keep[0]), msgspec.msgpack.encode(content)]
         self._attempted = version
         await self._switch(
             fence,
@@ -176,16 +231,37 @@ class ItemSnapshots:
             # Still pending: a crash right here leaves them to the next snapshot.
             *("chunks", _json(entries), "pending", _json(sorted(key.decode() for key in gone))),
             *("next_offsets", _json({str(p): n for p, n in next_offsets.items()})),
-            *("lineage", _json(lineage)),
+            *("lineage", _json(lineage), "kept", _json(keep), *rest),
+            without=[_field(snapshot) for snapshot in drop],
         )
         self._standing = version
         for key in gone:
             await self._pool.ask_slot(key_slot(key), [pack("UNLINK", key)], 1, "old item chunk")
         return version
 
-    async def _switch(self, fence: Fence, claim: Claim, *fields: bytes | str | int) -> None:
-        command = pack("HSET", self._keys.manifest, *fields)
-        await fence.write_fenced(claim, [command], "items manifest")
+    async def _switch(
+        self,
+        fence: Fence,
+        claim: Claim,
+        *fields: bytes | str | int,
+        without: Sequence[str] = (),
+    ) -> None:
+        commands = [pack("HSET", self._keys.manifest, *fields)]
+        if without:
+            commands.append(pack("HDEL", self._keys.manifest, *without))
+        await fence.write_fenced(claim, commands, "items manifest")
+
+    def _named(self, *lists: list[tuple[str, str]]) -> set[bytes]:
+        """The keys of chunks."""
+        return {
+            self._keys.chunk(number, version)
+            for entries in lists
+            for number, (version, _) in enumerate(entries)
+        }
+
+    async def _chunks(self, entries: list[tuple[str, str]]) -> dict[int, bytes]:
+        """Raises SnapshotBroken."""
+        return {number: await self._chunk(number, *entry) for number, entry in enumerate(entries)}
 
     async def _chunk(self, number: int, version: str, checksum: str) -> bytes:
         key = self._keys.chunk(number, version)
@@ -203,27 +279,42 @@ class ItemSnapshots:
 
     async def _manifest(self) -> _Manifest | None:
         key = self._keys.manifest
-        (flat,) = await self._pool.ask_slot(
-            self._keys.slot[0], [pack("HGETALL", key)], 1, key.decode()
+        (values,) = await self._pool.ask_slot(
+            self._keys.slot[0], [pack("HMGET", key, *FIELDS)], 1, key.decode()
         )
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        if b"version" not in fields:
+        fields = {name: v for name, v in zip(FIELDS, values, strict=True) if v is not None}
+        if "version" not in fields:
             return None
         try:
-            version = fields[b"version"].decode()
-            lineage = msgspec.json.decode(fields.get(b"lineage", b"{}"), type=Lineage)
+            version = fields["version"].decode()
+            lineage = msgspec.json.decode(fields.get("lineage", b"{}"), type=Lineage)
             if lineage.base is None:
                 lineage = msgspec.structs.replace(lineage, base=version)
             return _Manifest(
                 version=version,
-                header=fields[b"header"],
-                chunks=msgspec.json.decode(fields[b"chunks"], type=list[tuple[str, str]]),
-                next_offsets=msgspec.json.decode(fields[b"next_offsets"], type=dict[int, int]),
-                pending=msgspec.json.decode(fields[b"pending"], type=list[str]),
+                header=fields["header"],
+                chunks=msgspec.json.decode(fields["chunks"], type=list[tuple[str, str]]),
+                next_offsets=msgspec.json.decode(fields["next_offsets"], type=dict[int, int]),
+                pending=msgspec.json.decode(fields["pending"], type=list[str]),
                 lineage=lineage,
+                kept=msgspec.json.decode(fields.get("kept", b"[]"), type=list[_Kept]),
             )
         except (KeyError, msgspec.MsgspecError) as error:
             raise SnapshotBroken(f"items: {key.decode()}: {error!r}") from error
+
+
+def _aged(old: _Manifest | None) -> tuple[list[_Kept], list[_Kept]]:
+    """What is kept of the snapshots before the one that is being written, and what is not."""
+    if old is None:
+        return [], []
+    now_ms = time.time_ns() // 1_000_000
+    before = [_Kept(old.version, now_ms, old.chunks), *old.kept]
+    young = [s for s in before[:MOST_KEPT] if now_ms - s.replaced_ms < KEEP_S * 1_000]
+    return young, [snapshot for snapshot in before if snapshot not in young]
+
+
+def _field(snapshot: _Kept) -> str:
+    return f"kept:{snapshot.version}"
 
 
 def _json(value: Any) -> bytes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 
 _MENDED = "_foldstream_mended"
 
@@ -19,10 +20,33 @@ GRACE_S = 0.1
 
 
 def mend() -> None:
-    """Mend aiokafka's connection; harmless twice. Called before a client starts, not at import."""
+    """Mend aiokafka's connection and client; harmless twice. Called before a client starts, not at
+    import."""
     if not hasattr(AIOKafkaConnection, _MENDED):
         setattr(AIOKafkaConnection, _MENDED, True)
         AIOKafkaConnection.send = _sending(AIOKafkaConnection.send)
+        AIOKafkaClient.send = _asking(AIOKafkaClient.send)
+
+
+def _asking(send: Any) -> Any:
+    """A mend of `AIOKafkaClient.send`.
+
+    Of two requests on one connection that time out together (the process was frozen, say), the
+    first closes the connection and the second looks for it in vain: its KeyError ends aiokafka's
+    fetching task for good.
+    """
+
+    async def mended(
+        self: Any, node_id: Any, request: Any, *, group: Any = ConnectionGroup.DEFAULT
+    ) -> Any:
+        try:
+            return await send(self, node_id, request, group=group)
+        except KeyError as error:
+            if error.args != ((node_id, group),):
+                raise
+            raise RequestTimedOutError from error
+
+    return mended
 
 
 def _sending(send: Any) -> Any:

@@ -219,8 +219,11 @@ class Replica:
         while True:
             self._note_progress()
             fetched = await consumer.getmany(timeout_ms=100, max_records=MAX_POLL_RECORDS)
-            if consumer._fetcher.error_future.done():
-                raise StreamsError(f"aiokafka's fetcher of {self.topic} has ended")
+            ended = consumer._fetcher.error_future
+            if ended.done():  # of what aiokafka has no answer for; a new client has it
+                cause = None if ended.cancelled() else ended.exception()
+                why = cause and (cause.__cause__ or cause)
+                raise BrokerAway(f"aiokafka's fetcher has ended: {why!r}") from cause
             for tp in partitions:
                 for record in fetched.get(tp, ()):
                     self._on_message(record)

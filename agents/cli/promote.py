@@ -65,6 +65,13 @@ def promote(
     most_behind: Annotated[
         int | None, typer.Option("--most-behind", min=0, help="Events it may lack; default 20000.")
     ] = None,
+    unannounced: Annotated[
+        bool,
+        typer.Option(
+            "--unannounced",
+            help="Switch even if the live one lacks events of it: their changes are told nobody.",
+        ),
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     kafka: KafkaOption = None,
@@ -77,11 +84,16 @@ def promote(
     The one before stays as it is: `promote` with its name is the way back.
     """
     settings = _settings(config, data_dir, kafka, redis, topic_prefix)
-    promote_and_show(settings, name, Output(as_json), most_behind)
+    promote_and_show(settings, name, Output(as_json), most_behind, unannounced=unannounced)
 
 
 def promote_and_show(
-    settings: Settings, name: str, output: Output, most_behind: int | None = None
+    settings: Settings,
+    name: str,
+    output: Output,
+    most_behind: int | None = None,
+    *,
+    unannounced: bool = False,
 ) -> None:
     """Promote, wait for the workers, tell how it went."""
     from agents.promotion import MOST_BEHIND, promote
@@ -89,7 +101,9 @@ def promote_and_show(
     with output.progress(counted=False) as progress:
         on_wait = _waiting(progress.add_task("promoting"), progress.update)
         limit = MOST_BEHIND if most_behind is None else most_behind
-        followed = run(promote(settings, name, most_behind=limit, on_wait=on_wait))
+        followed = run(
+            promote(settings, name, most_behind=limit, unannounced=unannounced, on_wait=on_wait)
+        )
     _show(followed, output, f"generation {followed.now} is live; {followed.before} stays as it is")
 
 

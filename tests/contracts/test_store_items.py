@@ -7,10 +7,17 @@ import asyncio
 import pytest
 import redis
 
+from profiles import store_items
 from profiles.errors import Fenced, OutcomeUnknown, SnapshotBroken, StoreFull, StoreWentBack
 from profiles.store import ProfileStore
 from profiles.store_keys import key_slot
 from profiles.store_link import pack
+
+
+@pytest.fixture
+def keep_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is replaced goes at once, as it else does a minute later."""
+    monkeypatch.setattr(store_items, "KEEP_S", 0.0)
 
 
 async def all_keys(store: ProfileStore) -> set[bytes]:
@@ -35,6 +42,7 @@ async def test_a_snapshot_is_read_back(url, connect, owner):
     assert found.version == version == await reader.item_snapshot_version()
 
 
+@pytest.mark.usefixtures("keep_none")
 async def test_changed_chunks_join_the_unchanged_ones(url, connect, owner):
     store = await connect(url)
     claim = (await store.acquire(0, owner())).claim
@@ -48,6 +56,7 @@ async def test_changed_chunks_join_the_unchanged_ones(url, connect, owner):
     assert len(await all_keys(store)) == 3  # replaced chunks are gone
 
 
+@pytest.mark.usefixtures("keep_none")
 async def test_a_smaller_table_replaces_a_larger_one(url, connect, owner):
     store = await connect(url)
     claim = (await store.acquire(0, owner())).claim
@@ -77,6 +86,7 @@ async def test_the_next_owner_goes_on_from_what_it_read(url, connect, owner):
     assert (found.header, found.chunks) == (b"h2", {0: b"a1", 1: b"b2"})
 
 
+@pytest.mark.usefixtures("keep_none")
 async def test_a_writer_fenced_before_the_switch_changes_nothing(url, connect, owner):
     async def intrude(step: str) -> None:
         nonlocal n_sent
@@ -146,6 +156,48 @@ async def test_a_lost_chunk_is_named(url, connect, owner):
             await store.read_item_snapshot()
 
 
+async def test_a_snapshot_that_lost_a_chunk_gives_way_to_the_one_before(url, connect, owner):
+    store, reader = await connect(url), await connect(url)
+    claim = (await store.acquire(0, owner())).claim
+    first = await store.write_item_snapshot(claim, b"h1", {0: b"a1", 1: b"b1"}, {0: 1})
+    second = await store.write_item_snapshot(claim, b"h2", {1: b"b2"}, {0: 2})
+    third = await store.write_item_snapshot(claim, b"h3", {0: b"a3"}, {0: 3})
+    for key, version, content in (
+        (store.keys.chunk(0, third), second, (b"h2", {0: b"a1", 1: b"b2"}, {0: 2})),
+        (store.keys.chunk(1, second), first, (b"h1", {0: b"a1", 1: b"b1"}, {0: 1})),
+    ):
+        await store._pool.ask_slot(key_slot(key), [pack("DEL", key)], 1, "test")
+        found = await reader.read_item_snapshot()
+        assert found is not None
+        assert (found.header, found.chunks, found.next_offsets) == content
+        assert found.version == version
+        assert "is missing" in found.older_because
+    successor = (await reader.acquire(0, owner())).claim
+    with pytest.raises(StoreWentBack):  # what changed since the older one alone would not do
+        await reader.write_item_snapshot(successor, b"h4", {0: b"a4"}, {0: 4})
+    await reader.write_item_snapshot(successor, b"h4", {0: b"a4", 1: b"b4"}, {0: 4})
+    found = await reader.read_item_snapshot()
+    assert found is not None
+    assert (found.chunks, found.older_because) == ({0: b"a4", 1: b"b4"}, "")
+
+
+async def test_replaced_snapshots_are_kept_for_a_while_and_not_for_ever(
+    url, connect, owner, monkeypatch
+):
+    store = await connect(url)
+    claim = (await store.acquire(0, owner())).claim
+    for n in range(store_items.MOST_KEPT + 4):
+        await store.write_item_snapshot(claim, b"h", {0: b"%d" % n}, {})
+    assert len(await all_keys(store)) == store_items.MOST_KEPT + 1
+    monkeypatch.setattr(store_items, "KEEP_S", 0.0)
+    await store.write_item_snapshot(claim, b"h", {0: b"last"}, {})
+    assert len(await all_keys(store)) == 1
+    (fields,) = await store._pool.ask_slot(
+        store.keys.slot[0], [pack("HKEYS", store.keys.manifest)], 1, "test"
+    )
+    assert not [name for name in fields if name.startswith(b"kept:")]
+
+
 async def test_a_gap_between_chunks_is_refused(url, connect, owner):
     store = await connect(url)
     claim = (await store.acquire(0, owner())).claim
@@ -161,6 +213,7 @@ async def test_the_table_belongs_to_partition_zero(url, connect, owner):
         await store.write_item_snapshot(claim, b"h", {0: b"a"}, {})
 
 
+@pytest.mark.usefixtures("keep_none")
 async def test_a_switch_whose_answer_is_lost_can_be_repeated(standalone, connect, owner, proxy_to):
     async with proxy_to(standalone.port) as proxy:
 

@@ -115,7 +115,11 @@ async def test_a_rebuild_that_was_killed_goes_on_where_it_was(settings: Settings
     assert report.resumed
     assert report.n_folded < 2_000
     assert (await state_of(second)) == (await state_of(settings))
-    followed = await promote(settings, "second")
+    await put_events(settings, stream_of(300, seed=2))
+    await fold_into(settings, "second")
+    with pytest.raises(UsageError, match="has folded 300 events that the live one"):
+        await promote(settings, "second", pass_s=0.1)  # no worker has announced them
+    followed = await promote(settings, "second", unannounced=True)
     assert followed.workers == []
     with pytest.raises(UsageError, match="is live already"):
         await promote(settings, "second")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import uvloop
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from agents.chaos.link import Link
@@ -47,6 +48,24 @@ async def test_a_connection_that_answers_is_kept(kafka: str) -> None:
             await asyncio.sleep(0.1)
         assert connection.connected()
         await connection.close()
+
+
+async def test_two_requests_that_time_out_together_both_say_so(kafka: str) -> None:
+    host, _, port = kafka.partition(":")
+    mend()
+    client = AIOKafkaClient(bootstrap_servers=kafka)
+    await client.bootstrap()
+    (node,) = [broker.nodeId for broker in client.cluster.brokers()]
+    async with Link("broker", host, int(port)) as link:
+        client._conns[node, ConnectionGroup.DEFAULT] = await create_conn(
+            "127.0.0.1", link.port, request_timeout_ms=1_000, on_close=client._on_connection_closed
+        )
+        await link.black_hole()
+        outcomes = await asyncio.gather(
+            *(client.send(node, MetadataRequest([])) for _ in range(2)), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [RequestTimedOutError] * 2
+    await client.close()
 
 
 def test_a_write_on_a_connection_that_was_just_reset_is_a_connection_error(kafka: str) -> None:
