@@ -32,7 +32,7 @@ ENV PATH=/venv/bin:$PATH \
 
 USER foldstream
 # Compiled here for the processor that builds; on another one the worker compiles again at start.
-RUN python -c "from profiles.warmup import warmup; warmup()"
+RUN foldstream warmup
 
 VOLUME /var/lib/foldstream
 ENTRYPOINT ["foldstream"]

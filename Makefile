@@ -70,9 +70,10 @@ clean:
 
 # The markers say that an install came to its end; a changed list of packages starts it again.
 .venv/.installed: requirements.txt pyproject.toml | .venv/bin/python
-	@echo 'installing foldstream (a few minutes the first time)'
+	@echo 'installing foldstream, and compiling its kernels (a few minutes the first time)'
 	@$(PIP) --require-hashes -r requirements.txt
 	@$(PIP) --no-deps --editable .
+	@.venv/bin/foldstream warmup
 	@touch $@
 
 .venv/.installed-dev: requirements-dev.txt .venv/.installed

@@ -22,6 +22,7 @@ COMMANDS = {
     "up": "stack",
     "down": "stack",
     "status": "stack",
+    "warmup": "warmup",
     "worker": "worker",
     "ingest": "ingest",
     "simulate": "simulate",
