@@ -23,7 +23,7 @@ def last_ms_of(record: bytes) -> int | None:
     """
     if record[:1] == b"\x01":
         return int.from_bytes(record[12:20], "little", signed=True) if len(record) >= 20 else None
-    if record[:1] == b"\x02":
+    if record[:1] in (b"\x02", b"\x03"):
         at = _end_of_varint(record, 3)
         end = _end_of_varint(record, at)
         if not 3 < at < end <= at + 10:

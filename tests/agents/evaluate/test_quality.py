@@ -10,10 +10,10 @@ from profiles.shape import FoldConfig
 CLICKS = 30_000
 """The first ones of the stream: half a minute."""
 
-LEAST_HR, LEAST_MRR = 0.97, 0.94
-"""Of our HR@20 and MRR@20 to item-kNN's, which is tuned on the first half. Measured: .981 and .958,
-with the embedding alone; to be raised above 1 with the model's neighbour lists. Both models draw
-from hashes of offsets, so the figures hang on the machine's arithmetic only, in the third digit."""
+LEAST_HR, LEAST_MRR = 1.03, 1.02
+"""Of our HR@20 and MRR@20 to item-kNN's, which is tuned on the first half. Measured: 1.043 and
+1.039. Both models draw from hashes of offsets, so the figures hang on the machine's arithmetic
+only, in the third digit."""
 
 
 def test_the_model_holds_its_ratio_to_item_knn(require_data: Callable[[str], Path]) -> None:
