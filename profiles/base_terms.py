@@ -6,6 +6,7 @@ whole columns. Making them takes some 20 ns an item, weighting them for a contex
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ class BaseTerms:
         self._theta = model.blend.theta.copy()
         self._weighted: NDArray[np.float32] = np.empty((N_CONTEXTS, n), np.float32)
         self._number: dict[tuple[int, ...], int] = {}
+        self._lock = threading.Lock()  # of `_number`, whose rows of `_weighted` are filled
         terms: NDArray[np.float32] = np.zeros((LAST + 1, n), np.float32)
         age_ms = np.maximum(self.clock_ms - items.count_ms[:n], 0)
         for term, counts, half_life_s in (
@@ -64,9 +66,15 @@ class BaseTerms:
         """
         for parts in contexts:
             if parts not in self._number:
-                number = self._number[parts] = len(self._number)
-                self._weigh(list(parts), self._weighted[number])
+                self._add(parts)
         return self._weighted, [self._number[parts] for parts in contexts]
+
+    def _add(self, parts: tuple[int, ...]) -> None:
+        with self._lock:
+            number = len(self._number)
+            if parts not in self._number:  # another thread may have been faster
+                self._weigh(list(parts), self._weighted[number])
+                self._number[parts] = number
 
     def _weigh(self, parts: list[int], out: NDArray[np.float32]) -> None:
         weights = self._theta[parts, : LAST + 1].sum(axis=0)

@@ -134,6 +134,8 @@ class HashIndex:
 
     def append(self, hashes: NDArray[np.uint64]) -> None:
         """Give each hash the next row. A hash that is there already keeps its old row."""
+        if not len(hashes):
+            return
         if 2 * (self._n + len(hashes)) > len(self.keys):
             everything = np.concatenate([*self._in_order, hashes])
             places = 1 << (4 * len(everything) - 1).bit_length()

@@ -6,13 +6,14 @@ released, so heartbeats of the event loop go on while a batch is folded.
 
 numba's cache looks only at the file of the function that is called, not at the files of the
 functions it calls: after an upgrade that changes `negatives.py` alone, a stale kernel would go on
-drawing the old way. `compiled` therefore stamps the cache with all compiled sources.
+drawing the old way. Constants of modules that compile nothing are frozen into kernels, too.
+`compiled` therefore stamps the cache with all sources of this package.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -32,17 +33,18 @@ if sys.byteorder != "little":
     raise ImportError("foldstream writes records as they lie in memory: little endian only")
 
 
-def _sources_stamp() -> tuple[str, int]:
-    """Digest of every module here that compiles something, in the place of numba's file time."""
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.py")))
+
+
+def stamp_of(sources: Iterable[Path]) -> tuple[str, int]:
+    """Digest of modules, in the place of numba's file time."""
     digest = blake2b(digest_size=16)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        source = path.read_bytes()
-        if b"compiled" in source:
-            digest.update(path.name.encode() + b"\0" + source)
+    for path in sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest(), 0
 
 
-_STAMP = _sources_stamp()
+_STAMP = stamp_of(SOURCES)
 
 
 def compiled(function: Function) -> Function:

@@ -12,6 +12,7 @@ from profiles import items as items_module
 from profiles.errors import SnapshotBroken
 from profiles.facets import describe
 from profiles.fold import fold_batch
+from profiles.hashing import HashIndex
 from profiles.item_columns import ONCE
 from profiles.item_snapshot import ITEMS
 from profiles.items import ItemTable, ItemView
@@ -220,3 +221,9 @@ def test_popularity_halves_in_event_time() -> None:
         row = view.row(item)
         assert row is not None
         assert view.base.terms[POPM, row] == pytest.approx(np.log(count + 0.1), rel=1e-6)
+
+
+def test_an_index_keeps_nothing_of_an_empty_append() -> None:
+    index = HashIndex()
+    index.append(np.zeros(0, np.uint64))
+    assert index._in_order == []

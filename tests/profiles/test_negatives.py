@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from profiles.jit import compiled
+from profiles.jit import SOURCES, compiled, stamp_of
 from profiles.negatives import draw_below, event_seed
 
 
@@ -33,3 +35,13 @@ def test_the_cache_of_compiled_code_watches_all_sources() -> None:
     stamp = dispatcher._cache._cache_file._source_stamp  # type: ignore[attr-defined]
     assert isinstance(stamp[0], str)
     assert stamp == draw_below._cache._cache_file._source_stamp  # type: ignore[attr-defined]
+
+
+def test_a_changed_constant_makes_another_stamp(tmp_path: Path) -> None:
+    """Modules that compile nothing hold constants that are frozen into kernels."""
+    assert {"facets.py", "item_columns.py", "negatives.py"} <= {path.name for path in SOURCES}
+    source = tmp_path / "constants.py"
+    source.write_text("A = 1")
+    before = stamp_of([source])
+    source.write_text("A = 2")
+    assert stamp_of([source]) != before
