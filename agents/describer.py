@@ -34,6 +34,7 @@ class Describer(Service):
     async def on_start(self) -> None:
         await self._tell()
         await self._model.run(self._forget)
+        self._model.note_news()
 
     @Service.task
     async def _follow(self) -> None:

@@ -372,7 +372,8 @@ class Model(Service):
         """In the model thread. All of a snapshot is known to all: what is folded or added from
         here on is kept apart from the first event on."""
         if len(self.items):  # at the start whoever knows the catalogue comes after us
-            said: dict[str, Description | None] = dict.fromkeys(table.descriptions())
+            lost = [*table.descriptions(), *self.items.deleted()]
+            said: dict[str, Description | None] = dict.fromkeys(lost)
             table.describe(said | self.items.descriptions())
         self.items = table
         if self.exchange is not None and self._folds:

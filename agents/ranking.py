@@ -91,7 +91,7 @@ class Ranking:
 
     @property
     def n_items(self) -> int:
-        """Items that can be ranked."""
+        """Items that are scored for a list."""
         return len(self._view)
 
     def rank(
@@ -188,7 +188,7 @@ class Ranking:
         structs it costs as much as ranking 3,000 items (a test decodes them again)."""
         columns, quoted = self._profiles.columns, self._quoted
         why = reasons(columns, users, self._view.model, ranked, self._rules.n_reasons)
-        why.history[why.shares < LEAST_SHARE] = -1
+        why.history[~(why.shares >= LEAST_SHARE)] = -1  # what is no number explains nothing either
         lists = []
         for offset, past, times, kinds, rows, row_scores, places, shares in zip(
             columns.last_offset[users.row].tolist(),

@@ -124,6 +124,9 @@ class LiveTrials:
         if item < 0 or (n_history and columns.history_hash[user, 0] == batch.item_hash[b]):
             return None
         seen = known.seen[: items.n_seen]
+        seen = seen[known.rankable_at[seen] >= 0]  # no list has what the catalogue has lost
+        place_of = np.full(len(items), -1, np.int32)
+        place_of[seen] = np.arange(len(seen), dtype=np.int32)
         counts = known.n_positive[seen].astype(np.float32)
         recent = np.zeros(DEPTH, np.int32)
         n_recent = recent_rows(
@@ -135,8 +138,8 @@ class LiveTrials:
             near, DEPTH, DECAY, 0.0, SHRINK, near,
         )  # fmt: skip
         near = near[seen] + counts * np.float32(1e-7 / max(1.0, float(counts.sum())))
-        place = int(known.seen_at[item])
-        current = int(known.seen_at[recent[0]]) if n_recent else -1
+        place = int(place_of[item])
+        current = int(place_of[recent[0]]) if n_recent else -1
         top = np.zeros(TOP, np.int32)
         found: list[float] = []
         ours_top: list[int] = []

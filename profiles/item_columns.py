@@ -18,6 +18,9 @@ N_LEARNED, N_SEEN, CLOCK_MS, RING_NEXT, RING_N, N_RANKABLE = range(6)
 UNKNOWN = -1
 """A group or token that is not known; a place that an item does not have."""
 
+NO_ENTRY, HAS_ENTRY, LOST_ENTRY = range(3)
+"""What the catalogue has of an item. One that lost its entry is in no list until it has another."""
+
 
 class ItemColumns(NamedTuple):
     """What the kernel works on (I rows, K factors). Replaced when the table grows."""
@@ -36,7 +39,8 @@ class ItemColumns(NamedTuple):
     last_number: NDArray[np.int64]  # (I,) of the last one
     seen_at: NDArray[np.int32]  # (I,) place in `seen`, -1: never a positive
     seen: NDArray[np.int32]  # (I,) rows in the order of their first positive, state[N_SEEN] of them
-    rankable_at: NDArray[np.int32]  # (I,) place in `rankable`, -1: neither seen nor in a catalogue
+    entry: NDArray[np.uint8]  # (I,) NO_ENTRY, HAS_ENTRY or LOST_ENTRY
+    rankable_at: NDArray[np.int32]  # (I,) place in `rankable`, -1: not to be recommended
     rankable: NDArray[np.int32]  # (I,) rows, state[N_RANKABLE] of them
     ring: NDArray[np.int32]  # (R,) rows of recent positives
     ring_count: NDArray[np.int32]  # (I,) how often a row is in the ring
@@ -74,6 +78,7 @@ def item_columns(
         last_number=np.zeros(capacity, np.int64),
         seen_at=np.full(capacity, UNKNOWN, np.int32),
         seen=np.zeros(capacity, np.int32),
+        entry=np.zeros(capacity, np.uint8),
         rankable_at=np.full(capacity, UNKNOWN, np.int32),
         rankable=np.zeros(capacity, np.int32),
         ring=np.zeros(n_ring, np.int32),

@@ -40,7 +40,8 @@ class Part:
 ITEMS = Part(
     4096,  # 1 MB of vectors at K = 64: a small value for the store
     ("vectors", "sums", "counts", "count_ms", "fast", "slow", "starts", "n_positive",
-     "first_number", "last_number", "seen_at", "rankable_at", "facets", "text"),
+     "first_number", "last_number", "seen_at", "rankable_at", "entry", "facets",
+     "text"),
 )  # fmt: skip
 LISTS = Part(ITEMS.rows, ("n", "forward_sum", "backward_sum"), ("rows", "forward", "backward"))
 GROUPS = Part(1024, ("hash", "facet", "counts", "out", "n"), ("to", "weight"))

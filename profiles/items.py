@@ -70,7 +70,7 @@ from profiles.lists import grown_lists, lists_for
 from profiles.model import Model
 from profiles.model_delta import take_model_delta
 from profiles.negatives import start_vectors
-from profiles.queries import QueryTable
+from profiles.queries import N_SWEEPS, QueryTable
 from profiles.rebase import take_groups, take_lists, take_numbers, take_queries
 from profiles.scratch import Scratch, scratch_for
 from profiles.shape import FoldConfig, ModelShape
@@ -565,7 +565,7 @@ class ItemTable:
         return {
             **blend,
             "groups": self.groups.columns.totals,
-            "queries": self.queries.columns.state,
+            "queries": self.queries.columns.state[: N_SWEEPS + 1],
         }
 
     def _chunk(self, number: int, public: bool) -> bytes:

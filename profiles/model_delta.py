@@ -24,18 +24,21 @@ from profiles.item_columns import (
     count_ring,
     item_columns,
 )
-from profiles.lists import Lists, lists_for
+from profiles.lists import Lists, grown_lists, lists_for
 from profiles.model import Model
 from profiles.queries import N_QUERIES, N_SWEEPS, Queries, QueryTable
 from profiles.shape import FoldConfig, ModelShape
+from profiles.sharing import with_room
 from profiles.tokens import N_TOKENS, Tokens, TokenTable
 
-Table = TypeVar("Table", ItemColumns, Lists, Groups, Tokens, Queries)
+Table = TypeVar("Table", ItemColumns, Groups, Tokens, Queries)
 
 OF_ITEM = (
     "vectors", "counts", "count_ms", "fast", "slow", "starts", "n_positive", "first_number",
-    "last_number", "facets", "text",
+    "last_number", "rankable_at", "facets", "text",
 )  # fmt: skip
+OF_LISTS = ("n", "forward_sum", "backward_sum")
+OF_LISTED = ("rows", "forward", "backward")
 OF_GROUP = ("hash", "facet", "counts", "out", "to", "weight", "n")
 OF_TOKEN = ("hash", "vectors")
 OF_QUERY = ("hash", "vectors", "items", "counts", "n", "total")
@@ -56,10 +59,14 @@ class TableDelta:
 
 @dataclass(frozen=True, slots=True)
 class ModelDelta:
-    """What changed of each part. theta: all of it, it is small."""
+    """What changed of each part.
+
+    listed: entries of those of the lists that have any. theta: all of it, it is small.
+    """
 
     items: TableDelta
     lists: TableDelta
+    listed: TableDelta
     groups: TableDelta
     tokens: TableDelta
     queries: TableDelta
@@ -77,7 +84,8 @@ def take_model_delta(
     listed = rows[model.lists.n[rows] > 0]
     return ModelDelta(
         items=_copied(model.items, OF_ITEM, ("ring", "state"), rows, n_items),
-        lists=_copied(model.lists, Lists._fields, (), listed, n_items),
+        lists=_copied(model.lists, OF_LISTS, (), rows, n_items),
+        listed=_copied(model.lists, OF_LISTED, (), listed, n_items),
         groups=_changed(model.groups, OF_GROUP, ("totals", "state"), N_GROUPS, everything),
         tokens=_changed(model.tokens, OF_TOKEN, ("state",), N_TOKENS, everything),
         queries=_changed(model.queries, OF_QUERY, ("state",), N_QUERIES, everything),
@@ -161,7 +169,7 @@ class ModelCopy:
             items=items._replace(
                 index_keys=self._items_index.keys, index_values=self._items_index.values
             ),
-            lists=_filled(before.lists, delta.lists, Lists._fields),
+            lists=_filled_lists(before.lists, delta),
             groups=_filled(before.groups, delta.groups, OF_GROUP),
             tokens=_filled(before.tokens, delta.tokens, OF_TOKEN),
             queries=queries._replace(
@@ -183,11 +191,20 @@ def _filled(table: Table, delta: TableDelta, names: Iterable[str]) -> Table:
     capacity = len(getattr(table, next(iter(delta.columns))))
     columns: dict[str, NDArray[Any]] = {}
     if delta.n > capacity:
-        more = max(2 * capacity, delta.n) - capacity
+        more = max(2 * capacity, delta.n)
         for name in names:
-            column = getattr(table, name)
-            columns[name] = np.pad(column, [(0, more)] + [(0, 0)] * (column.ndim - 1))
+            columns[name] = with_room(getattr(table, name), more)
     table = table._replace(**columns, **delta.whole)
     for name, column in delta.columns.items():
         getattr(table, name)[delta.rows] = column
     return table
+
+
+def _filled_lists(lists: Lists, delta: ModelDelta) -> Lists:
+    """The same for neighbour lists, most of which are short."""
+    if delta.lists.n > len(lists.n):
+        lists = grown_lists(lists, max(2 * len(lists.n), delta.lists.n))
+    for part in (delta.listed, delta.lists):
+        for name, column in part.columns.items():
+            getattr(lists, name)[part.rows] = column
+    return lists

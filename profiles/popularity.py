@@ -11,6 +11,7 @@ import numpy as np
 from profiles.decay import decayed
 from profiles.item_columns import (
     CLOCK_MS,
+    LOST_ENTRY,
     N_LEARNED,
     N_RANKABLE,
     N_SEEN,
@@ -52,7 +53,7 @@ def note_item(items: ItemColumns, item: Integer, n_short: Integer) -> None:
         items.seen_at[item] = items.state[N_SEEN]
         items.seen[items.state[N_SEEN]] = item
         items.state[N_SEEN] += 1
-    if items.rankable_at[item] < 0:
+    if items.rankable_at[item] < 0 and items.entry[item] != LOST_ENTRY:
         items.rankable_at[item] = items.state[N_RANKABLE]
         items.rankable[items.state[N_RANKABLE]] = item
         items.state[N_RANKABLE] += 1

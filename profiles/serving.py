@@ -1,4 +1,4 @@
-"""Scores of all items for many users, and exact top-k: what lists are made of.
+"""Scores of all items for many users, and exact top-k of those that can be recommended.
 
 The score is the blend's, theta(context) . phi(user, item), with the terms that `terms` gives for
 one item (a test compares every item of a random shop). Here they are made for whole tables: a
@@ -137,7 +137,8 @@ class Scorer:
             picked = base.rows
         else:
             vectors, text = items.vectors[picked], items.text[picked]
-        S = _products(vectors, text, model.tokens, users.x * users.weight[:, DOT, None])
+        with np.errstate(over="ignore", invalid="ignore"):  # no list has what is no number
+            S = _products(vectors, text, model.tokens, users.x * users.weight[:, DOT, None])
         weighted, contexts = base.of(list(map(tuple, users.parts.tolist())))
         _add_terms(
             columns, model, users, weighted, np.array(contexts, np.int64), picked,
@@ -157,7 +158,7 @@ class Scorer:
         """The best `n` items of each user, exactly: rows int32 (B, n), scores float32 (B, n).
 
         exclude: for each user the rows to leave out (-1 is passed over), or None. allowed: bool
-        (I,), items that may be shown, or None for all.
+        (I,), items that may be shown, or None for all; of them those that are `view.rankable`.
         Equal scores are ordered by row; an item whose score is not finite is left out. A list with
         fewer than n items ends in NO_ROW, -inf. Raises ValueError for a wrong shape.
         """
@@ -168,7 +169,7 @@ class Scorer:
             raise ValueError(f"a mask of {len(allowed)} items for a view of {n_items}")
         rows = np.full((B, n), NO_ROW, np.int32)
         best = np.full((B, n), -np.inf, np.float32)
-        mask = np.ones(0, np.bool_) if allowed is None else allowed
+        mask = view.rankable if allowed is None else view.rankable & allowed
         at_once = max(1, SCORES_AT_ONCE // max(1, n_items))
         for first in range(0, B, at_once):
             part = slice(first, first + at_once)
@@ -365,7 +366,7 @@ def _pick_best(
 ) -> None:
     """The largest finite scores of each row of S, largest first, ties by row, into rows and best.
 
-    allowed: of length I, or empty for all. One pass: most scores lose against the worst of the
+    allowed: of length I. One pass: most scores lose against the worst of the
     list so far and cost one comparison.
     """
     n = rows.shape[1]
@@ -375,7 +376,7 @@ def _pick_best(
             score = S[b, j]
             if n_found == n and score <= best[b, n - 1]:
                 continue
-            if not np.isfinite(score) or (len(allowed) and not allowed[j]):
+            if not np.isfinite(score) or not allowed[j]:
                 continue
             place = n_found if n_found < n else n - 1
             while place > 0 and score > best[b, place - 1]:

@@ -33,14 +33,17 @@ class Additive(NamedTuple):
 
     wire: numpy's name of the type in which they travel. half_life_s: of a decayed count, whose time
     stands in the column ``count_ms`` and whose differences are as of the table's clock; 0: a sum.
+    fades: its differences may be negative, and those of several together more than there is: what
+    would be below 0 is 0.
     """
 
     name: str
     wire: str
     half_life_s: float = 0.0
+    fades: bool = False
 
 
-VECTORS, SUMS = Additive("vectors", "<f2"), Additive("sums", "<f4")
+VECTORS, SUMS = Additive("vectors", "<f2"), Additive("sums", "<f4", fades=True)
 
 TOKEN_COLUMNS = (VECTORS, SUMS)
 
@@ -223,11 +226,12 @@ class Sharing:
     ) -> None:
         """Another snapshot is what is public now; what was pending stays on top of it.
 
-        rows: of this table, for the rows 0, 1, ... of `other`, the snapshot's columns. start: the
-        start vectors of all other rows, in their order: to the snapshot they are as good as new,
-        whatever was public of them comes in messages that are read again.
+        rows: of this table, for the rows 0, 1, ... of `other`, the snapshot's columns; -1: it has
+        no room for one. start: the start vectors of all other rows, in their order: to the snapshot
+        they are as good as new, whatever was public of them comes in messages that are read again.
         """
-        n = len(rows)
+        known = np.flatnonzero(rows >= 0)
+        rows = rows[known]
         columns, public = table.columns._asdict(), self.public
         clock_ms = table.clock_ms
         lacking = np.setdiff1d(np.arange(len(table), dtype=np.int32), rows)
@@ -238,11 +242,11 @@ class Sharing:
             for column in self._additive
         }
         for name in self.public:  # count_ms, too
-            public[name][rows] = getattr(other, name)[:n]
+            public[name][rows] = getattr(other, name)[known]
             public[name][lacking] = start if name == "vectors" else 0
         for column in self._additive:
             now = self._as_of(public, column, every, clock_ms)
-            columns[column.name][every] = now + pending[column.name]
+            columns[column.name][every] = _whole(column, now + pending[column.name])
         if "count_ms" in public:
             columns["count_ms"][every] = clock_ms
         if self._named:
@@ -279,7 +283,7 @@ class Sharing:
         if column.wire == "<f2":
             np.clip(difference, -LARGEST_HALF, LARGEST_HALF, out=difference)
         rounded: NDArray[Any] = difference.astype(column.wire)
-        self.public[column.name][rows] = before + rounded
+        self.public[column.name][rows] = _whole(column, before + rounded)
         return rounded
 
     @staticmethod
@@ -302,6 +306,11 @@ def _moved(
     moved = np.zeros_like(column)
     moved[kept] = column[came_from[kept]]
     return moved
+
+
+def _whole(column: Additive, values: NDArray[Any]) -> NDArray[Any]:
+    """Sums as they may be."""
+    return np.maximum(values, 0) if column.fades else values
 
 
 def rows_of_hashes(
@@ -333,10 +342,10 @@ def add_changes(
 
     clock_ms: of the table, at least `changes.clock_ms`: decayed counts are brought to it.
     """
-    for name, wire, half_life_s in additive:
-        column = columns[name]
-        none = np.zeros((len(changes), *column.shape[1:]), wire)
-        more = changes.columns.get(name, none)[places]
+    for kind in additive:
+        half_life_s, column = kind.half_life_s, columns[kind.name]
+        none = np.zeros((len(changes), *column.shape[1:]), kind.wire)
+        more = changes.columns.get(kind.name, none)[places]
         if half_life_s:
             times = columns["count_ms"][rows]
             sent = np.full(len(rows), changes.clock_ms)
@@ -344,6 +353,6 @@ def add_changes(
                 more.astype(np.float64), sent, clock_ms, half_life_s
             )
         else:
-            column[rows] += more.astype(column.dtype)
+            column[rows] = _whole(kind, column[rows] + more.astype(column.dtype))
     if "count_ms" in columns:
         columns["count_ms"][rows] = clock_ms

@@ -31,7 +31,8 @@ class TrialScorer:
         """float32 (I,): the score of every item of the table just before event b of the batch.
 
         Does what the fold would do first with this event: the clock, and the query that led to it.
-        So the event must be folded next, as it is.
+        So the event must be folded next, as it is. A profile that retention is about to start
+        afresh is scored as it still is.
         """
         model = table.model
         user, time_ms = int(batch.user_row[b]), int(batch.time_ms[b])

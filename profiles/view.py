@@ -96,6 +96,13 @@ class ItemView:
         """int64 (I,): positives learned; 0 for an item that only the catalogue knows."""
         return self.model.items.n_positive[: len(self)]
 
+    @property
+    def rankable(self) -> NDArray[np.bool_]:
+        """bool (I,), made anew: items that somebody has had or the catalogue has, and hasn't
+        lost."""
+        rankable: NDArray[np.bool_] = self.model.items.rankable_at[: len(self)] >= 0
+        return rankable
+
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
         return self._row_of.get(item_id)
@@ -116,12 +123,16 @@ class ItemView:
         if (
             base is None
             or len(base) != n
-            or self.n_learned - base.n_learned >= REFRESH_EVENTS + n // ROWS_AN_EVENT
+            or not 0 <= self.n_learned - base.n_learned < self._refresh_after
             or self.clock_ms - base.clock_ms > self._stale_ms
         ):
             self._copy.count_ring(n)
             base = self._base = BaseTerms(self.model, n, self.config)
         return base
+
+    @property
+    def _refresh_after(self) -> int:
+        return REFRESH_EVENTS + len(self) // ROWS_AN_EVENT
 
     @property
     def _stale_ms(self) -> float:

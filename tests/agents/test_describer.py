@@ -81,9 +81,12 @@ async def test_what_a_snapshot_tells_of_deleted_entries_is_forgotten(
     await catalogue.start()
     try:
         await model.run(lambda: model.items.describe({"rug": description_of(RUG)}))
+        model.note_news()
+        await until(lambda: len(model.view) == 2, "readers have heard of the rug")
         describer = Describer(catalogue, model)
         await describer.start()
         assert set(said(model)) == {"lamp"}
+        await until(lambda: model.view.rankable.sum() == 1, "and that it is gone")
         await describer.stop()
     finally:
         await catalogue.stop()

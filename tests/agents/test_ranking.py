@@ -9,6 +9,7 @@ from agents.metrics import Metrics
 from agents.ranking import Ranking, RankingRules
 from agents.translate import query_tokens
 from profiles.errors import RecordCorrupt
+from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.hashing import item_hash
 from profiles.interactions import Kinds
@@ -36,7 +37,7 @@ class Stock:
 
 def a_view() -> ItemView:
     view, table = ItemView(SHAPE, CONFIG), ItemTable(SHAPE, CONFIG)
-    table.intern(ITEMS)
+    table.describe(dict.fromkeys(ITEMS, describe()))
     view.apply(table.take_delta())
     return view
 
@@ -130,6 +131,29 @@ def test_reasons_are_past_events_with_a_positive_share() -> None:
     assert kinds["i1"] == ("purchase", 9)
     (without,) = ranking(view, n_reasons=0).rank(["u"], [record], 100)
     assert not any(item.reasons for item in without.items)
+
+
+def test_a_share_that_is_no_number_is_not_written() -> None:
+    view = a_view()
+    record = a_record(view, ("i1", "click"), likes="i1")
+    for row, wrong in ((2, np.nan), (3, np.inf), (4, 1e38)):
+        view.model.items.vectors[row] = wrong * np.sign(view.model.items.vectors[1])
+    ranked = ranking(view).rerank("u", record, ["i2", "i3", "i4", "i5"])
+    assert {"i2", "i3", "i4", "i5"} == set(ids(ranked))
+
+
+def test_an_item_that_lost_its_entry_is_not_listed_and_still_ordered() -> None:
+    view, table = ItemView(SHAPE, CONFIG), ItemTable(SHAPE, CONFIG)
+    table.describe(dict.fromkeys(ITEMS, describe()))
+    view.apply(table.take_delta())
+    ranker = ranking(view, Stock("i4"))
+    assert set(ITEMS) - set(ids(ranker.rank(["u"], [None], 100)[0])) == {"i4"}
+    table.describe({"i3": None})
+    view.apply(table.take_delta())
+    assert set(ITEMS) - set(ids(ranker.rank(["u"], [None], 100)[0])) == {"i3", "i4"}
+    assert ids(ranker.rerank("u", a_record(view, likes="i3"), ["x", "i5", "i3"])) == [
+        "i3", "i5", "x",
+    ]  # fmt: skip
 
 
 def test_rerank_keeps_candidates_once_and_puts_strangers_last() -> None:

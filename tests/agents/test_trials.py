@@ -8,6 +8,7 @@ from agents.evaluate.protocol import asked, prequential
 from agents.evaluate.stream import stream_of
 from agents.translate import Translator
 from agents.trials import LiveTrials
+from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.interactions import Kinds
 from profiles.items import ItemTable
@@ -93,6 +94,24 @@ def test_the_same_events_are_sampled_whatever_the_cut() -> None:
 def test_an_item_never_seen_is_a_miss_for_all_three() -> None:
     first = folded(events(50), 50, 1.0)[2][0]
     assert (first.rank, first.popularity, first.iknn, first.n_seen) == (MISS, MISS, MISS, 0)
+
+
+def test_an_item_that_lost_its_entry_is_not_ranked() -> None:
+    items, profiles = ItemTable(CONFIG.shape, CONFIG), ProfileTable(CONFIG.shape)
+    profiles.load(["u"], [None])
+    items.describe({"gone": describe(), "kept": describe()})
+    translator, live = Translator(Kinds(), 8), LiveTrials(1.0)
+    found: list[Trial] = []
+    for offset, item in enumerate(["kept", "gone", "other", "gone", "kept"]):
+        if offset == 3:
+            items.describe({"gone": None})
+        event = Click(user_id="u", item_id=item, ts=offset)
+        batch = translator.translate(0, [event], [offset], [offset], profiles, items)
+        found += live.fold(profiles, items, batch, CONFIG, 0)[1]
+    assert [trial.n_seen for trial in found] == [0, 1, 2, 2, 2]
+    assert found[3].rank == MISS
+    assert "gone" not in found[3].top + found[4].top
+    assert found[4].rank != MISS
 
 
 def test_a_message_is_read_back_as_sent_and_another_is_refused() -> None:

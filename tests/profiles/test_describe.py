@@ -16,6 +16,7 @@ from profiles.reference import OneInteraction, columns_of
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
 from profiles.tokens import TokenTable, n_tokens, read_item
+from profiles.view import ItemView
 
 SHAPE = ModelShape(n_factors=32, history=3)
 CONFIG = FoldConfig(shape=SHAPE, n_ring=5)
@@ -78,12 +79,43 @@ def test_an_entry_makes_its_item_rankable_until_it_goes() -> None:
     assert rankable(items) == {"a"}
 
 
-def test_an_item_that_somebody_had_stays_rankable() -> None:
+def test_an_item_that_lost_its_entry_is_not_rankable_until_it_has_another() -> None:
     items = table()
-    items.describe({"a": LAMP})
-    click(items, "a", "b")
+    items.describe({"had": LAMP, "not had": describe()})
+    click(items, "had", "no entry ever")
+    items.describe({"had": None, "not had": None})
+    click(items, "had", "not had", "no entry ever")
+    assert rankable(items) == {"no entry ever"}
+    assert items.deleted() == ["had", "not had"]
+    saved = items.snapshot(full=True)
+    again = ItemTable.restore(SHAPE, CONFIG, saved.header, saved.chunks)
+    click(again, "had", "not had")
+    assert rankable(again) == {"no entry ever"}
+    other = table()
+    other.share()
+    click(other, "had", "not had")
+    other.rebase(again)
+    assert rankable(other) == {"no entry ever"}
+    items.describe({"had": describe()})
+    assert rankable(items) == {"had", "no entry ever"}
+
+
+def test_a_view_knows_what_is_rankable_also_when_that_changes() -> None:
+    items, view = table(), ItemView(SHAPE, CONFIG, capacity=1)
+
+    def listed() -> set[str]:
+        view.apply(items.take_delta())
+        return {view.ids[row] for row in np.flatnonzero(view.rankable).tolist()}
+
+    items.intern(["given back"])
+    assert listed() == set()
+    items.describe({"a": LAMP, "b": RUG})
+    assert listed() == {"a", "b"}
+    click(items, "b", "c")
     items.describe({"a": None, "b": None})
-    assert rankable(items) == {"a", "b"}
+    assert listed() == {"c"}
+    items.describe({"a": RUG})
+    assert listed() == {"a", "c"}
 
 
 def test_a_row_that_never_learned_starts_nearer_to_its_tokens() -> None:

@@ -15,6 +15,7 @@ from profiles.items import ItemTable
 from profiles.learned import JOURNAL, MOST_TIMES
 from profiles.queries import N_QUERIES, N_SWEEPS, QueryTable
 from profiles.sharing import Sharing
+from profiles.view import ItemView
 from tests.profiles.shared_tables import (
     CONFIG,
     add_round,
@@ -167,7 +168,7 @@ def test_readers_and_snapshots_hear_of_what_others_changed() -> None:
     two.snapshot()
     add_round(two, take_round(one))
     delta = two.take_delta()
-    assert {two.ids[row] for row in delta.model.lists.rows} == {item for item, _ in lists(one)}
+    assert {two.ids[row] for row in delta.model.listed.rows} == {item for item, _ in lists(one)}
     assert two.snapshot().chunks
 
 
@@ -309,6 +310,18 @@ def test_another_base_takes_the_place_of_lists_and_what_is_pending_is_counted_ag
     two.rebase(base)
     add_round(two, take_round(one))
     check_same(two, both)
+
+
+def test_a_view_loses_the_lists_that_another_base_lacks() -> None:
+    one, view = shared_table(), ItemView(CONFIG.shape, CONFIG, capacity=1)
+    Shoppers(2).shop(10, one)
+    view.apply(one.take_delta())
+    one.take_positives(JOURNAL)
+    assert view.model.lists.n[: len(view)].any()
+    one.rebase(ItemTable(CONFIG.shape, CONFIG))
+    view.apply(one.take_delta())
+    for name in ("n", "forward_sum", "backward_sum"):
+        assert not getattr(view.model.lists, name)[: len(view)].any()
 
 
 def test_a_message_read_again_after_a_new_base_is_counted_once() -> None:

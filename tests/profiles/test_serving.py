@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.hashing import session_hash, token_hash
 from profiles.interactions import BUILTIN_KINDS
+from profiles.item_columns import N_LEARNED
 from profiles.items import ItemTable, ItemView
 from profiles.jit import compiled
 from profiles.kernel import touch_items
@@ -198,15 +201,19 @@ def test_the_shop_of_these_tests_has_every_term() -> None:
 )
 @settings(deadline=None, max_examples=20)
 def test_top_k_is_the_head_of_the_full_order(seed: int, n: int, out: list[int]) -> None:
-    profiles, _, view = a_shop(seed % 3)
+    profiles, items, view = a_shop(seed % 3)
     scorer, columns = Scorer(CONFIG), profiles.columns
     users = seen(profiles, view.model, USERS)
     allowed = np.random.default_rng(seed).random(len(view)) < 0.8
     left_out = [np.array(out, np.int64)] * len(USERS)
+    gone = np.random.default_rng(seed + 1).integers(len(items), size=4).tolist()
+    items.describe(dict.fromkeys([items.ids[row] for row in gone]))
+    view.apply(items.take_delta())
     rows, best = scorer.top_k(view, columns, users, left_out, n, allowed)
+    assert not set(gone) & set(rows.ravel().tolist())
     S = scorer.scores(view.model, view.base, columns, users)
     for b in range(len(USERS)):
-        may = [row for row in range(len(view)) if allowed[row] and row not in out]
+        may = [row for row in np.flatnonzero(allowed & view.rankable).tolist() if row not in out]
         expected = sorted(may, key=lambda row: (-S[b, row], row))[:n]
         assert rows[b, : len(expected)].tolist() == expected
         assert best[b, : len(expected)].tolist() == S[b, expected].tolist()
@@ -217,7 +224,7 @@ def test_top_k_is_the_head_of_the_full_order(seed: int, n: int, out: list[int]) 
 def test_equal_scores_are_ordered_by_row() -> None:
     profiles, items, view = ProfileTable(SHAPE), ItemTable(SHAPE, CONFIG), ItemView(SHAPE, CONFIG)
     profiles.load(["u"], [None])
-    items.intern([f"i{number}" for number in range(50)])
+    items.describe({f"i{number}": describe() for number in range(50)})
     view.apply(items.take_delta())
     users = seen(profiles, view.model, ["u"])
     rows, _ = Scorer(CONFIG).top_k(view, profiles.columns, users, None, 5)
@@ -283,3 +290,35 @@ def test_what_is_said_of_items_alone_is_made_anew_of_all_rows_at_once() -> None:
     assert view.base is not before
     fresh = BaseTerms(items.model, len(items), CONFIG).of([(0, 1, 5, 8)])[0][0]
     np.testing.assert_allclose(view.base.of([(0, 1, 5, 8)])[0][0], fresh, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weights_of_a_context_are_whole_for_every_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, items, _ = a_shop(0, described=False)
+    contexts = [(0, 1, 5, 8), (0, 2, 5, 8), (0, 1, 6, 8), (0, 2, 6, 7)]
+    alone = BaseTerms(items.model, len(items), CONFIG)
+    expected = {parts: alone.of([parts])[0][alone.of([parts])[1][0]].copy() for parts in contexts}
+    base, weigh = BaseTerms(items.model, len(items), CONFIG), BaseTerms._weigh
+
+    def slowly(self: BaseTerms, parts: list[int], out: NDArray[np.float32]) -> None:
+        time.sleep(0.01)
+        weigh(self, parts, out)
+
+    monkeypatch.setattr(BaseTerms, "_weigh", slowly)
+
+    def asked(number: int) -> bool:
+        parts = contexts[number % len(contexts)]
+        weighted, (row,) = base.of([parts])
+        return bool((weighted[row] == expected[parts]).all())
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(asked, range(16)))
+
+
+def test_a_view_of_a_table_that_went_back_makes_its_base_anew() -> None:
+    _, items, view = a_shop(0, described=False)
+    before = view.base
+    items.columns.state[N_LEARNED] -= 1
+    view.apply(items.take_delta())
+    assert view.base is not before
