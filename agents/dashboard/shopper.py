@@ -298,15 +298,17 @@ class ShopperDesk:
     def _history(self, profile: Profile) -> tuple[PastEvent, ...]:
         view = self._worker.view
         assert view is not None
-        rows = view.rows_of_hashes([past.item_hash for past in profile.history]).tolist()
-        events = []
-        for past, row in zip(profile.history, rows, strict=True):
+        with view.reading():
+            rows = view.rows_of_hashes([past.item_hash for past in profile.history]).tolist()
             # A view from a snapshot can be seconds behind the record.
-            item_id = view.ids[row] if row >= 0 else f"#{past.item_hash:016x}"
-            events.append(
-                PastEvent(item_id, self._title(item_id), self._kinds.name(past.kind), past.time_ms)
-            )
-        return tuple(events)
+            item_ids = [
+                view.ids[row] if row >= 0 else f"#{past.item_hash:016x}"
+                for past, row in zip(profile.history, rows, strict=True)
+            ]
+        return tuple(
+            PastEvent(item_id, self._title(item_id), self._kinds.name(past.kind), past.time_ms)
+            for past, item_id in zip(profile.history, item_ids, strict=True)
+        )
 
     def _listed(self, ranked: RankedItem) -> ListedItem:
         return ListedItem(
