@@ -39,8 +39,9 @@ QUERY_SHARE = 2.0
 QUERY_RATE, QUERY_SUM_START = 0.2, 0.001
 """AdaGrad of the words: they start at zero, and most are seen seldom."""
 
-N_QUERIES, N_SWEEPS = range(2)
-"""Places in `Queries.state`."""
+N_QUERIES, N_SWEEPS, N_NOTED = range(3)
+"""Places in `Queries.state`. N_NOTED: rows, the first ones, that were there at the last
+`QueryTable.note` and have not been given up since."""
 
 
 class Queries(NamedTuple):
@@ -57,7 +58,7 @@ class Queries(NamedTuple):
     total: NDArray[np.float32]  # (Q,) all that was counted
     used: NDArray[np.int64]  # (Q,) number of the positive that last counted here
     changed: NDArray[np.uint8]  # (Q,) bits as in `ItemColumns`
-    state: NDArray[np.int64]  # (2,)
+    state: NDArray[np.int64]  # (3,)
 
 
 @compiled
@@ -79,6 +80,13 @@ def _put(queries: Queries, key: Integer, row: Integer) -> None:
     queries.index_values[place] = row
 
 
+@compiled
+def _index_rows(queries: Queries) -> None:
+    queries.index_keys[:] = 0
+    for row in range(queries.state[N_QUERIES]):
+        _put(queries, queries.hash[row], row)
+
+
 @compiled_inner
 def _sweep(queries: Queries) -> None:
     """Give up the half of the rows that was unused longest; the others move together."""
@@ -94,9 +102,10 @@ def _sweep(queries: Queries) -> None:
         else:
             limit = middle + 1
     queries.index_keys[:] = 0
-    kept = 0
+    kept, kept_noted = 0, 0
     for row in range(n):
         if queries.used[row] > limit:
+            kept_noted += row < queries.state[N_NOTED]
             queries.hash[kept] = queries.hash[row]
             queries.vectors[kept] = queries.vectors[row]
             queries.sums[kept] = queries.sums[row]
@@ -109,6 +118,7 @@ def _sweep(queries: Queries) -> None:
             _put(queries, queries.hash[kept], kept)
             kept += 1
     queries.state[N_QUERIES] = kept
+    queries.state[N_NOTED] = kept_noted
     queries.state[N_SWEEPS] += 1
 
 
@@ -270,6 +280,7 @@ class QueryTable:
         if int(columns.state[N_SWEEPS]) != self._n_sweeps:
             before = {key: row for row, key in enumerate(self._known.tolist())}
             came_from = [before.get(key, -1) for key in columns.hash[:n].tolist()]
+            came_from[columns.state[N_NOTED] :] = [-1] * (n - int(columns.state[N_NOTED]))
             self.sharing.move(np.array(came_from, np.int64))
         self._note_rows()
         bits = columns.changed[:n] & (CHANGED_FOR_DELTA | CHANGED_BY_OTHERS)
@@ -281,6 +292,7 @@ class QueryTable:
         top of it, and what others know is what it holds."""
         assert self.sharing is not None
         self.note()
+        other.reserve(len(self.hashes) - len(other))  # others' account has no fewer rows than ours
         mine, other.sharing = self.columns, self.sharing
         pending = np.flatnonzero(mine.sums[: len(self)] != self.sharing.public["sums"][: len(self)])
         other.intern(mine.hash[pending], 0)
@@ -296,6 +308,7 @@ class QueryTable:
             own = getattr(other.columns, name)
             other.sharing.public[name][:] = own
             own[known] += difference
+        np.maximum(other.columns.sums, 0, out=other.columns.sums)
         other._note_rows()
 
     def _note_rows(self) -> None:
@@ -304,6 +317,7 @@ class QueryTable:
         if len(self._known) != len(self) or swept != self._n_sweeps:
             self._known = self.columns.hash[: len(self)].copy()
         self._n_sweeps = swept
+        self.columns.state[N_NOTED] = len(self)
 
     def reserve(self, n: int) -> None:
         """Make room for n more rows, or for all that there may be: before a batch that has n."""
@@ -328,9 +342,7 @@ class QueryTable:
 
     def index(self) -> None:
         """Make the index anew from the hashes."""
-        self.columns.index_keys[:] = 0
-        for row, key in enumerate(self.columns.hash[: len(self)]):
-            _put(self.columns, key, row)
+        _index_rows(self.columns)
 
     def _columns(self, capacity: int) -> Queries:
         places = 1 << (2 * capacity - 1).bit_length()
@@ -346,5 +358,5 @@ class QueryTable:
             total=np.zeros(capacity, np.float32),
             used=np.zeros(capacity, np.int64),
             changed=np.zeros(capacity, np.uint8),
-            state=np.zeros(2, np.int64),
+            state=np.zeros(3, np.int64),
         )

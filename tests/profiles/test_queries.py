@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from profiles.hashing import item_hash
 from profiles.queries import (
     N_SWEEPS,
     QueryTable,
@@ -16,6 +17,7 @@ from profiles.queries import (
     words_step,
 )
 from profiles.reference_catalogue import ReferenceQueries
+from tests.profiles.shared_tables import learn, restored, shared_table, take_round
 
 K = 8
 
@@ -116,3 +118,47 @@ def test_room_made_early_or_late_changes_nothing() -> None:
     for name in early.columns._fields[2:]:  # without the index, whose size may differ
         one, other = getattr(early.columns, name), getattr(late.columns, name)
         assert one[: len(early)].tobytes() == other[: len(late)].tobytes(), name
+
+
+def test_a_table_larger_than_a_snapshot_gives_way_to_it() -> None:
+    one = shared_table()
+    learn(one, "i", words=["old"])
+    take_round(one)
+    base = restored(one, public=True)
+    for number in range(700):
+        learn(one, "i", words=[f"w{number}"])
+    take_round(one)
+    learn(one, "i", words=["old"])  # pending
+    learn(one, "i", words=["new"])
+    one.rebase(base)
+    assert len(one.queries) == 4  # two words, and the queries of each alone
+    message = take_round(one)[2]
+    assert message is not None
+    assert set(message.hashes.tolist()) == {item_hash("old"), item_hash("new")}
+
+
+def test_a_word_that_comes_back_after_it_was_given_up_tells_what_it_learned_since() -> None:
+    one, anew = shared_table(), shared_table()
+    one.queries = QueryTable(4, capacity=8, most=8)
+    one.queries.share()
+    learn(one, "i", 0.5, words=["a"])
+    take_round(one)
+    for word in ("b", "c", "d", "e"):
+        learn(one, "i", words=[word])
+    assert one.queries.rows_of_hashes(hashes(item_hash("a"))).tolist() == [-1]
+    for table in (one, anew):
+        learn(table, "i", 0.6, words=["a"])
+    told, expected = take_round(one)[2], take_round(anew)[2]
+    assert told is not None
+    assert expected is not None
+    at = told.hashes.tolist().index(item_hash("a"))
+    for name in ("vectors", "sums"):
+        assert told.columns[name][at].tolist() == expected.columns[name][0].tolist()
+
+
+def test_a_snapshot_counts_no_rows_as_known_elsewhere() -> None:
+    one = shared_table()
+    learn(one, "i", words=["a"])
+    one.take_delta()
+    again = restored(one)
+    assert again.queries.columns.state.tolist() == [2, 0, 0]
