@@ -34,8 +34,8 @@ PRIOR = 5.0
 MOST_OUT = 20_000.0
 """Where the counts after a group are halved, so that old habits fade."""
 
-MOST_EVENTS = float(1 << 22)
-"""Where a facet's counts are halved: a float32 still counts by one there."""
+MOST_EVENTS = float(1 << 17)
+"""Where a facet's counts are halved: a float32 still counts by a hundredth there."""
 
 LEAST = 0.1
 """Events that every group has from the start."""
