@@ -157,14 +157,15 @@ def _step(
     """One AdaGrad step of an item along factor * towards, whose square is factor^2 * square.
 
     to_text: how many times the gradient counts for the item's tokens. The sum fades a little at
-    each touch, so that an item of old goes on learning.
+    each touch, so that an item of old goes on learning; several who fade what they share may
+    together take more than there is.
     """
     K = len(towards)
     D = items.vectors
     g = np.float32(factor)
-    items.sums[row] = np.float32(c.sum_kept) * items.sums[row] + g * g * np.float32(
-        square
-    ) / np.float32(K)
+    before: Real = max(items.sums[row], np.float32(0))
+    more = g * g * np.float32(square) / np.float32(K)
+    items.sums[row] = np.float32(c.sum_kept) * before + more
     step = np.float32(c.rate) / np.sqrt(np.float32(c.sum_start) + items.sums[row])
     keep = np.float32(1) - step * np.float32(c.l2)
     move = step * g

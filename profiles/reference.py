@@ -329,7 +329,7 @@ class ReferenceFold:
 
     def _step(self, item: ReferenceItem, gradient: NDArray[np.float64], times: float) -> None:
         config = self.config
-        squares = config.sum_kept * item.squares + gradient @ gradient / len(gradient)
+        squares = config.sum_kept * max(item.squares, 0) + gradient @ gradient / len(gradient)
         item.squares = float(np.float32(squares))
         rate = config.rate / math.sqrt(config.sum_start + item.squares)
         e = item.vector.astype(float)

@@ -256,3 +256,13 @@ def test_the_fold_lets_other_threads_run() -> None:
         turns += 1
     thread.join()
     assert turns > 1000
+
+
+def test_an_item_whose_squares_several_have_faded_below_zero_goes_on_learning() -> None:
+    shop = Shop()
+    shop.fold(("u", "a", 1), ("u", "b", 2))
+    shop.items.columns.sums[:2] = -1
+    shop.fold(("u", "a", 3), ("v", "b", 4))
+    columns = shop.items.columns
+    assert (columns.sums[:2] > 0).all()
+    assert np.isfinite(columns.vectors[:2]).all()
