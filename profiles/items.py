@@ -25,9 +25,12 @@ from profiles.item_columns import (
     CHANGED_FOR_DELTA,
     CHANGED_FOR_SNAPSHOT,
     CLOCK_MS,
+    HAS_ENTRY,
+    LOST_ENTRY,
     N_LEARNED,
     N_RANKABLE,
     N_SEEN,
+    NO_ENTRY,
     RING_N,
     RING_NEXT,
     UNKNOWN,
@@ -163,7 +166,8 @@ class ItemTable:
     def describe(self, said: Mapping[str, Description | None]) -> None:
         """What the catalogue says of items from here on; None: it has them no more.
 
-        An entry makes its item rankable, with a row if nobody has had it yet. Groups and tokens
+        An entry makes its item rankable, with a row if nobody has had it yet; one that is deleted
+        takes it out of all lists, also when somebody has had it or will. Groups and tokens
         get rows while there are any (`groups`, `tokens` say how many); an item keeps those that
         have one. A row that never learned starts anew, nearer to what its tokens say.
         """
@@ -187,17 +191,15 @@ class ItemTable:
         if self.sharing is not None:
             self.sharing.public["vectors"][new] = columns.vectors[new]
         listed = np.array([said[item_id] is not None for item_id in named], np.bool_)
+        columns.entry[rows] = np.where(listed, HAS_ENTRY, LOST_ENTRY)
         self._make_rankable(rows[listed])
-        for row in rows[~listed & (columns.seen_at[rows] == UNKNOWN)].tolist():
-            self._make_unrankable(row)
+        self._make_unrankable(rows[~listed])
         mark_others(self.columns.changed, rows)
 
     def descriptions(self) -> dict[str, Description]:
-        """What `describe` has said, for another table; not of items that nothing was said of."""
+        """The entries that `describe` has told, for another table."""
         columns = self.columns
-        rows = columns.rankable[: columns.state[N_RANKABLE]]
-        said = (columns.facets[rows] != UNKNOWN).any(axis=1) | (columns.text[rows, 0] != UNKNOWN)
-        rows = rows[said | (columns.seen_at[rows] == UNKNOWN)]
+        rows = np.flatnonzero(columns.entry[: len(self.ids)] == HAS_ENTRY)
         groups = np.append(self.groups.columns.hash, np.uint64(0))[columns.facets[rows]]
         tokens = np.append(self.tokens.columns.hash, np.uint64(0))[columns.text[rows]]
         return {
@@ -206,6 +208,11 @@ class ItemTable:
                 rows.tolist(), groups.tolist(), tokens.tolist(), strict=True
             )
         }
+
+    def deleted(self) -> list[str]:
+        """Items whose entry was deleted."""
+        rows = np.flatnonzero(self.columns.entry[: len(self.ids)] == LOST_ENTRY)
+        return [self.ids[row] for row in rows.tolist()]
 
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
@@ -372,6 +379,10 @@ class ItemTable:
         take_groups(self.groups, other.groups.columns)
         take_numbers(columns, other.columns, rows, len(self.ids), self._n_short)
         self.queries = take_queries(self.queries, other.queries, rows)
+        lost = other.columns.entry[: len(rows)] == LOST_ENTRY
+        lost_here = rows[lost & (columns.entry[rows] == NO_ENTRY)]
+        columns.entry[lost_here] = LOST_ENTRY
+        self._make_unrankable(lost_here)
         self._see(rows[(columns.seen_at[rows] < 0) & (columns.n_positive[rows] > 0)])
         mark_others(columns.changed, np.arange(len(self.ids), dtype=np.int32))
         self.add_positives(positives_in(self.journal, self.hashes, JOURNAL))
@@ -400,23 +411,24 @@ class ItemTable:
         return start
 
     def _make_rankable(self, rows: NDArray[np.int32]) -> None:
-        """Items that can be recommended: seen ones, and those of the catalogue."""
+        """Items that can be recommended: seen ones, and those of the catalogue; none that it has
+        lost."""
         columns, first = self.columns, int(self.columns.state[N_RANKABLE])
-        rows = rows[columns.rankable_at[rows] == UNKNOWN]
+        rows = rows[(columns.rankable_at[rows] == UNKNOWN) & (columns.entry[rows] != LOST_ENTRY)]
         columns.rankable_at[rows] = np.arange(first, first + len(rows))
         columns.rankable[first : first + len(rows)] = rows
         columns.state[N_RANKABLE] += len(rows)
 
-    def _make_unrankable(self, row: int) -> None:
-        """An item that nobody has had and the catalogue has no more; the last takes its place."""
-        columns, place = self.columns, int(self.columns.rankable_at[row])
-        if place == UNKNOWN:
-            return
-        columns.state[N_RANKABLE] -= 1
-        last = int(columns.rankable[columns.state[N_RANKABLE]])
-        columns.rankable[place], columns.rankable_at[last] = last, place
-        columns.rankable_at[row] = UNKNOWN
-        columns.changed[last] |= CHANGED_FOR_SNAPSHOT
+    def _make_unrankable(self, rows: NDArray[np.int32]) -> None:
+        """Items that the catalogue has no more; the last ones take their places."""
+        columns = self.columns
+        for row in rows[columns.rankable_at[rows] != UNKNOWN].tolist():
+            place = int(columns.rankable_at[row])
+            columns.state[N_RANKABLE] -= 1
+            last = int(columns.rankable[columns.state[N_RANKABLE]])
+            columns.rankable[place], columns.rankable_at[last] = last, place
+            columns.rankable_at[row] = UNKNOWN
+            mark_others(columns.changed, np.array([last], np.int32))
 
     def _see(self, rows: NDArray[np.int32]) -> None:
         """Items with a first positive, which is not older than the newest one is."""

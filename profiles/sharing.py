@@ -142,12 +142,15 @@ class Sharing:
 
     def grow(self, capacity: int) -> None:
         """The table has room for more rows now."""
-        more = max(0, capacity - len(self._since))
+        before = len(self._since)
+        if capacity <= before:
+            return
         for name, column in self.public.items():
-            wider = [(0, more)] + [(0, 0)] * (column.ndim - 1)
-            self.public[name] = np.pad(column, wider)
-        self._since = np.pad(self._since, (0, more))
-        self._told = np.pad(self._told, (0, more), constant_values=not self._named)
+            self.public[name] = with_room(column, capacity)
+        self._since = with_room(self._since, capacity)
+        self._told = with_room(self._told, capacity)
+        if not self._named:
+            self._told[before:] = True
 
     def begin(self, first: int, vectors: NDArray[np.float32]) -> None:
         """New rows from `first` on, with their start vectors, which come from their hashes."""
@@ -298,6 +301,13 @@ class Sharing:
         if not column.half_life_s:
             return values
         return decayed_all(values, columns["count_ms"][rows], clock_ms, column.half_life_s)
+
+
+def with_room(column: NDArray[Any], capacity: int) -> NDArray[Any]:
+    """The column with room for that many rows; new ones take no memory until they are touched."""
+    wider: NDArray[Any] = np.zeros((capacity, *column.shape[1:]), column.dtype)
+    wider[: len(column)] = column
+    return wider
 
 
 def _moved(

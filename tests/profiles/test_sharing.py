@@ -7,7 +7,8 @@ import pytest
 
 from profiles.hashing import HashIndex
 from profiles.items import ItemTable
-from profiles.sharing import rows_of_hashes
+from profiles.sharing import TOKEN_COLUMNS, Sharing, rows_of_hashes
+from profiles.tokens import TokenTable
 from tests.profiles.shared_tables import (
     CONFIG,
     by_id,
@@ -159,3 +160,37 @@ def test_rows_that_another_base_lacks_begin_anew_and_keep_what_is_pending() -> N
         for item_id in ("old", "young"):
             mine, theirs = by_id(one, column)[item_id], by_id(two, column)[item_id]
             assert mine == pytest.approx(theirs, abs=1e-3)
+
+
+def test_sums_that_several_fade_do_not_go_below_zero() -> None:
+    one, two = shared_table(), shared_table()
+    learn(one, "a", 1.0)
+    give(one, two)
+    base = restored(one, public=True)
+    base.columns.sums[0] = 0.25
+    for table in (one, two):
+        table.columns.sums[0] = 0.25  # each takes most of what there is
+        table.columns.changed[0] = 3
+    mine, theirs = take(one), take(two)
+    assert mine is not None
+    assert theirs is not None
+    one.add_changes(theirs)
+    two.add_changes(mine)
+    for table in (one, two):
+        assert table.sharing is not None
+        assert table.columns.sums[0] == table.sharing.public["sums"][0] == 0
+        table.sharing.public["sums"][0] = 1.0  # pending: -1
+        table.rebase(restored(base))
+        assert table.columns.sums[0] == 0
+
+
+def test_rows_for_which_there_is_no_room_are_left_out_of_another_base() -> None:
+    full, base = TokenTable(4, capacity=2, most=2), TokenTable(4)
+    full.sharing = Sharing(full, TOKEN_COLUMNS, named=False)
+    full.intern(np.array([1, 2], np.uint64))
+    base.intern(np.array([2, 3, 4], np.uint64))
+    base.columns.sums[:3] = [2, 3, 4]
+    rows = full.intern(base.hashes[:3])
+    assert rows.tolist() == [1, -1, -1]
+    full.sharing.rebase(rows, base.columns, full, full.start_vectors(np.array([0], np.int32)))
+    assert full.columns.sums.tolist() == [0, 2]
