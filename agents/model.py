@@ -21,7 +21,6 @@ from mode import Service
 
 from agents.exchange.covers import Covers
 from agents.metrics import Metrics
-from profiles.facets import Description
 from profiles.items import ItemTable
 from profiles.shape import FoldConfig
 from profiles.store import ProfileStore
@@ -372,9 +371,7 @@ class Model(Service):
         """In the model thread. All of a snapshot is known to all: what is folded or added from
         here on is kept apart from the first event on."""
         if len(self.items):  # at the start whoever knows the catalogue comes after us
-            lost = [*table.descriptions(), *self.items.deleted()]
-            said: dict[str, Description | None] = dict.fromkeys(lost)
-            table.describe(said | self.items.descriptions())
+            table.describe_as(self.items)
         self.items = table
         if self.exchange is not None and self._folds:
             table.share()

@@ -196,12 +196,29 @@ class ItemTable:
         self._make_unrankable(rows[~listed])
         mark_others(self.columns.changed, rows)
 
+    def describe_as(self, other: ItemTable) -> None:
+        """The same, of whatever another table was told that isn't so here."""
+        entry = other.columns.entry[: len(other)]
+        here = self.rows_of_hashes(other.hashes[: len(other)])
+        same = (here >= 0) & (self.columns.entry[here] == entry)
+        both = np.flatnonzero(same & (entry == HAS_ENTRY)).astype(np.int32)
+        for mine, theirs in zip(self._described(here[both]), other._described(both), strict=True):
+            same[both] &= (mine == theirs).all(axis=1)
+        there = other.rows_of_hashes(self.hashes[: len(self)])
+        unknown = (there < 0) | (other.columns.entry[there] == NO_ENTRY)
+        gone = np.flatnonzero(unknown & (self.columns.entry[: len(self)] == HAS_ENTRY))
+        lost = np.flatnonzero(~same & (entry == LOST_ENTRY))
+        said: dict[str, Description | None] = {self.ids[row]: None for row in gone.tolist()}
+        said.update((other.ids[row], None) for row in lost.tolist())
+        said.update(other._descriptions(np.flatnonzero(~same & (entry == HAS_ENTRY))))
+        self.describe(said)
+
     def descriptions(self) -> dict[str, Description]:
-        """The entries that `describe` has told, for another table."""
-        columns = self.columns
-        rows = np.flatnonzero(columns.entry[: len(self.ids)] == HAS_ENTRY)
-        groups = np.append(self.groups.columns.hash, np.uint64(0))[columns.facets[rows]]
-        tokens = np.append(self.tokens.columns.hash, np.uint64(0))[columns.text[rows]]
+        """The entries that `describe` has told."""
+        return self._descriptions(np.flatnonzero(self.columns.entry[: len(self)] == HAS_ENTRY))
+
+    def _descriptions(self, rows: NDArray[Any]) -> dict[str, Description]:
+        groups, tokens = self._described(rows)
         return {
             self.ids[row]: Description(tuple(of_groups), tuple(filter(None, of_tokens)))
             for row, of_groups, of_tokens in zip(
@@ -209,10 +226,12 @@ class ItemTable:
             )
         }
 
-    def deleted(self) -> list[str]:
-        """Items whose entry was deleted."""
-        rows = np.flatnonzero(self.columns.entry[: len(self.ids)] == LOST_ENTRY)
-        return [self.ids[row] for row in rows.tolist()]
+    def _described(self, rows: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Hashes of the items' groups and tokens, 0: none."""
+        columns = self.columns
+        groups = np.append(self.groups.columns.hash, np.uint64(0))[columns.facets[rows]]
+        tokens = np.append(self.tokens.columns.hash, np.uint64(0))[columns.text[rows]]
+        return groups, tokens
 
     def row(self, item_id: str) -> int | None:
         """The row of an item, or None."""
@@ -505,7 +524,12 @@ class ItemTable:
             head = read_header(header)
         except msgspec.DecodeError as error:
             raise SnapshotBroken(f"the item snapshot's header can't be read: {error}") from error
-        if not 1 <= head.version <= SNAPSHOT_VERSION or head.n_factors != shape.n_factors:
+        if head.version > SNAPSHOT_VERSION:
+            raise SnapshotBroken(
+                f"a newer worker wrote the item snapshot (format {head.version}, this one reads up"
+                f" to {SNAPSHOT_VERSION}): upgrade this one"
+            )
+        if head.version < 1 or head.n_factors != shape.n_factors:
             raise SnapshotBroken(
                 f"the item snapshot has format {head.version} and {head.n_factors} factors, this"
                 f" worker format {SNAPSHOT_VERSION} and {shape.n_factors}; use a new generation"

@@ -86,7 +86,7 @@ def test_an_item_that_lost_its_entry_is_not_rankable_until_it_has_another() -> N
     items.describe({"had": None, "not had": None})
     click(items, "had", "not had", "no entry ever")
     assert rankable(items) == {"no entry ever"}
-    assert items.deleted() == ["had", "not had"]
+    assert items.descriptions() == {}
     saved = items.snapshot(full=True)
     again = ItemTable.restore(SHAPE, CONFIG, saved.header, saved.chunks)
     click(again, "had", "not had")
@@ -181,6 +181,27 @@ def test_what_was_said_can_be_said_to_another_table() -> None:
     assert items.descriptions() == entries
     other.describe(items.descriptions())
     assert (rankable(other), other.descriptions()) == (set(entries), entries)
+
+
+def test_a_table_is_told_only_what_another_one_was_told_since() -> None:
+    now, before = table(), table()
+    for items in (now, before):
+        items.intern(["no entry"] if items is now else ["x", "no entry"])
+        items.describe({"same": LAMP, "other": LAMP, "deleted": RUG, "plain": describe()})
+    before.describe({"never said": LAMP, "older": None, "back": RUG, "deleted before": RUG})
+    before.describe({"back": None, "deleted before": None})
+    click(now, "deleted", "deleted before")
+    now.describe({"other": RUG, "deleted": None, "new": RUG, "back": LAMP, "deleted before": None})
+    saved = before.snapshot(full=True)
+    again = ItemTable.restore(SHAPE, CONFIG, saved.header, saved.chunks)
+    again.take_delta()
+    again.describe_as(now)
+    assert again.descriptions() == now.descriptions()
+    assert rankable(again) == {"same", "other", "plain", "new", "back"}
+    told = {again.ids[row] for row in again.take_delta().model.items.rows}
+    assert {"same", "plain", "no entry", "deleted before"}.isdisjoint(told)
+    click(again, "deleted", "never said")
+    assert rankable(again) == {"same", "other", "plain", "new", "back"}
 
 
 def test_facts_do_not_depend_on_what_the_catalogue_says() -> None:

@@ -157,6 +157,9 @@ def test_a_snapshot_that_does_not_fit_is_refused_by_chunk() -> None:
         ItemTable.restore(SHAPE, CONFIG, b"\xff", saved.chunks)
     with pytest.raises(SnapshotBroken, match="generation"):
         ItemTable.restore(ModelShape(n_factors=5), CONFIG, saved.header, saved.chunks)
+    newer = msgspec.msgpack.encode([9, *msgspec.msgpack.decode(saved.header)[1:]])
+    with pytest.raises(SnapshotBroken, match="upgrade"):
+        ItemTable.restore(SHAPE, CONFIG, newer, saved.chunks)
     table.intern(["new"])
     later = table.snapshot()
     with pytest.raises(SnapshotBroken, match="chunk 0"):
