@@ -24,7 +24,7 @@ HELLO_VERSION: Final = 1
 telling what they learn."""
 
 ROWS_PER_MESSAGE_BYTES: Final = 384 * 1024
-"""Of rows in one message: well below the broker's 1 MiB, with room for new ids."""
+"""Of rows with new ids in one message: well below the broker's 1 MiB, with room for positives."""
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):

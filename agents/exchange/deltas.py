@@ -37,7 +37,7 @@ from profiles.store import ProfileStore
 from profiles.store_items import Lineage
 from profiles.view import ItemDelta
 from streams.batch import Message
-from streams.errors import BrokerAway, DecodeError
+from streams.errors import BrokerAway, DecodeError, MessageTooLarge
 from streams.item_deltas import HELLO_VERSION, ItemDeltas, decode_deltas, encode_deltas
 from streams.producer import Producer
 from streams.replica import FROM_END, Replica
@@ -428,6 +428,10 @@ class DeltaExchange(Service):
             try:
                 async with asyncio.timeout(DELIVER_S):
                     await self._producer.send_item_deltas(self._config.sender, value)
+            except MessageTooLarge as error:  # others notice that its number is missing
+                logger.error("deltas that the topic does not take are lost", reason=str(error))
+                self._unsent.popleft()
+                continue
             except (BrokerAway, TimeoutError) as away:
                 logger.warning("deltas not acknowledged", reason=repr(away))
                 return False

@@ -23,7 +23,8 @@ from profiles.store_items import Lineage
 from streams.item_deltas import ItemDeltas
 
 KEPT_SENDERS = 256
-"""Senders of whom the last number is kept; the topic forgets sooner than so many come and go."""
+"""Senders of whom the last number is kept, and the last weights; the topic forgets sooner than so
+many come and go."""
 
 logger = structlog.get_logger(__name__)
 
@@ -83,7 +84,10 @@ class Ledger:
                 received.n_rows += _add(message, items)
                 weights = weights_of(message)
                 if weights is not None:
+                    self._weights.pop(message.sender, None)  # the newest ones last
                     self._weights[message.sender] = weights
+                    for sender in list(self._weights)[:-KEPT_SENDERS]:
+                        del self._weights[sender]
             except ValueError as error:
                 logger.warning("deltas passed over", sender=message.sender, reason=str(error))
                 continue

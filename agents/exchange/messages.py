@@ -29,6 +29,9 @@ POSITIVES_BYTES = 256 * 1024
 LEAST_POSITIVES = 16
 """Which go in a round whatever the limit."""
 
+NEW_ID_BYTES = 4 + 5
+"""Beside a new id itself: its place, and MessagePack's length of it."""
+
 TYPES = {"<f2", "<f4", "<f8", "<i4", "<i8"}
 
 Learned = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -77,24 +80,28 @@ def to_messages(
 
 
 def _portions(changes: Mapping[str, RowChanges | None]) -> list[list[Rows]]:
-    """Rows by message, at least one message."""
+    """Rows with their new ids by message, at least one message."""
     portions: list[list[Rows]] = [[]]
     room = ROWS_PER_MESSAGE_BYTES
     for table, rows in changes.items():
         if rows is None:
             continue
         row_bytes = 8 + sum(column[:1].nbytes for column in rows.columns.values())
-        first = 0
+        sizes = np.full(len(rows), row_bytes)
+        for place, item_id in rows.new_ids.items():
+            sizes[place] += NEW_ID_BYTES + len(item_id.encode())
+        ends = np.cumsum(sizes)
+        first, sent = 0, 0
         while first < len(rows):
-            n = min(len(rows) - first, room // row_bytes)
-            if n == 0 and portions[-1]:
+            end = int(np.searchsorted(ends, sent + room, "right"))
+            if end <= first and portions[-1]:
                 portions.append([])
                 room = ROWS_PER_MESSAGE_BYTES
                 continue
-            n = max(n, 1)
-            portions[-1].append(_rows(table, rows, slice(first, first + n)))
-            room -= n * row_bytes
-            first += n
+            end = max(end, first + 1)
+            portions[-1].append(_rows(table, rows, slice(first, end)))
+            room -= int(ends[end - 1]) - sent
+            first, sent = end, int(ends[end - 1])
     return portions
 
 
@@ -144,7 +151,10 @@ def from_rows(rows: Rows, clock_ms: int, n_factors: int) -> RowChanges:
 
 
 def positives_of(message: ItemDeltas) -> Positives:
-    """What the sender learned from. Raises ValueError for columns that don't fit together."""
+    """What the sender learned from. Raises ValueError for columns that don't fit together, and
+    for numbers and words that no sender has."""
+    if message.n_learned < 0:
+        raise ValueError(f"{message.n_learned} positives learned")
     sent = message.positives
     if sent is None:
         parts = [np.frombuffer(p.hashes, np.uint64) for p in message.lists if p.name == RECENT]
@@ -167,6 +177,8 @@ def positives_of(message: ItemDeltas) -> Positives:
         raise ValueError(f"{n} positives with {len(weights)} weights and {len(words)} words")
     if not ((weights >= 0) & (weights <= MOST_WEIGHT * MOST_TIMES)).all():
         raise ValueError("a positive has a weight that is out of range")
+    if not words.all():
+        raise ValueError("a word has the hash 0")
     history = np.frombuffer(sent.history, np.uint64).reshape(n, -1 if n else 0)
     return Positives(message.n_learned, hashes, history, weights, n_words, words)
 

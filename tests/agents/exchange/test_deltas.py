@@ -6,6 +6,7 @@ import numpy as np
 
 from profiles.items import ItemTable
 from streams.item_deltas import ItemDeltas, encode_deltas
+from streams.topics import MAX_MESSAGE_BYTES
 from tests.agents.exchange.processes import CONFIG, Shop
 from tests.builders import until
 
@@ -47,6 +48,16 @@ async def test_a_message_that_comes_twice_is_added_once(shop: Shop) -> None:
         await two.knows("b", 1)
         assert two.n_positive("a") == 1
         assert one.n_positive("a") == 1
+
+
+async def test_a_message_that_the_topic_does_not_take_is_lost_and_the_next_ones_go(
+    shop: Shop,
+) -> None:
+    async with shop.pair() as (one, two):
+        async with one.model.saving:
+            one.exchange._unsent.append(bytes(2 * MAX_MESSAGE_BYTES))
+        await one.learn("a", 0.5, 0, 3)
+        await two.knows("a", 1)
 
 
 async def test_one_who_comes_later_goes_on_from_the_snapshot_and_the_deltas_since(

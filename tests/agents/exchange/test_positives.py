@@ -151,10 +151,13 @@ def test_a_message_that_does_not_fit_together_is_refused() -> None:
         {"weights": np.float32([1, np.nan]).tobytes()},
         {"weights": np.float32([1, 1e9]).tobytes()},
         {"words": b""},
+        {"words": bytes(8)},
         {"history": history[:24]},
     ):
         with pytest.raises(ValueError, match=r".+"):
             positives_of(message_with(msgspec.structs.replace(fine, **wrong)))
+    with pytest.raises(ValueError, match="-1 positives"):
+        positives_of(msgspec.structs.replace(message_with(fine), n_learned=-1))
 
 
 def test_version_1_named_positives_only() -> None:
