@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -83,15 +85,13 @@ def test_what_it_copies_is_here_and_let_in_by_dockerignore(
         assert any(fnmatch.fnmatch(source, rule) for rule in allowed), source
 
 
-def test_the_warm_up_that_it_runs_exists(instructions: list[tuple[str, str]]) -> None:
-    (code,) = (
-        found[1]
-        for word, rest in instructions
-        if word == "RUN" and (found := re.search(r'python -c "(.*)"', rest))
-    )
-    module, name = re.match(r"from (\S+) import (\w+)", code).groups()  # type: ignore[union-attr]
-    path = ROOT / (module.replace(".", "/") + ".py")
-    assert f"def {name}(" in path.read_text("utf-8")
+def test_it_compiles_what_folding_needs_once_the_command_is_there(
+    instructions: list[tuple[str, str]],
+) -> None:
+    lines = [f"{word} {rest}" for word, rest in instructions]
+    (warm,) = (n for n, line in enumerate(lines) if line == "RUN foldstream warmup")
+    assert any("/usr/local/bin/foldstream" in line for line in lines[:warm])
+    assert "warmup" in COMMANDS
 
 
 def test_its_entry_point_runs_the_command_line(instructions: list[tuple[str, str]]) -> None:
