@@ -49,11 +49,27 @@ _STAMP = stamp_of(SOURCES)
 
 def compiled(function: Function) -> Function:
     """`function` as machine code: cached on disk, GIL released, division by zero not checked."""
+    return _compiled(function, inline=False)
+
+
+def compiled_inline(function: Function) -> Function:
+    """As `compiled`, and written into the compiled functions that call it.
+
+    For small ones that are called for every candidate: handing over the model's arrays, seven words
+    each, costs more than what they do.
+    """
+    return _compiled(function, inline=True)
+
+
+def _compiled(function: Function, *, inline: bool) -> Function:
     dispatcher: Any = numba.njit(
-        cache=True, nogil=True, fastmath=set(FASTMATH), error_model="numpy"
+        cache=True,
+        nogil=True,
+        fastmath=set(FASTMATH),
+        error_model="numpy",
+        inline="always" if inline else "never",
     )(function)
-    cache = getattr(dispatcher, "_cache", None)  # none with NUMBA_DISABLE_JIT=1
-    cache_file = getattr(cache, "_cache_file", None)
+    cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if cache_file is not None:  # private to numba, pinned below 0.69; a test watches it
         cache_file._source_stamp = _STAMP
     result: Function = dispatcher
@@ -68,7 +84,7 @@ class _Inner(CPUDispatcher):  # type: ignore[misc]  # numba has no types
 
 
 def compiled_inner(function: Function) -> Function:
-    """`function` as machine code for other compiled functions alone, which hold it in their caches.
+    """`function` as machine code for other compiled functions alone, written into them.
 
     Half the time of compiling a small function that takes the whole model goes into unpacking the
     model's arrays for callers in Python.
@@ -79,6 +95,7 @@ def compiled_inner(function: Function) -> Function:
         error_model="numpy",
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,
+        inline="always",
     )(function)
     if isinstance(dispatcher, CPUDispatcher):  # none with NUMBA_DISABLE_JIT=1
         dispatcher.__class__ = _Inner

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from profiles.groups import count_groups
 from profiles.item_columns import N_LEARNED
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inline
 from profiles.lists import DEPTH, count_pairs
 from profiles.model import Model
 from profiles.popularity import note_item
@@ -60,7 +60,7 @@ def journal_for(n_places: int, n_words: int) -> Learned:
     )
 
 
-@compiled
+@compiled_inline
 def note_positive(
     journal: Learned, item: Integer, history: NDArray[np.int64], n: Integer, weight: Real,
     words: NDArray[np.uint64], n_words: Integer,

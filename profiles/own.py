@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.hashing import SHORT, index_get_short
-from profiles.jit import Integer, compiled
+from profiles.jit import Integer, compiled, compiled_inline
 from profiles.profile import ProfileColumns
 
 SESSION_GAP_MS = 1_800_000
@@ -50,7 +50,7 @@ def note_session(users: ProfileColumns, user: Integer, session: Integer, begins:
         users.session_from[user] = users.n_positive[user] + np.uint32(1)
 
 
-@compiled
+@compiled_inline
 def own_place(users: ProfileColumns, user: Integer, item_hash: Integer) -> Integer:
     """Where the own table has an item, 0 the newest; -1: nowhere."""
     short = np.uint32(np.uint64(item_hash) & np.uint64(SHORT))

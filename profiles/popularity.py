@@ -19,11 +19,11 @@ from profiles.item_columns import (
     RING_NEXT,
     ItemColumns,
 )
-from profiles.jit import Integer, Real, compiled, compiled_inner
+from profiles.jit import Integer, Real, compiled_inline, compiled_inner
 from profiles.terms import Speeds, faded
 
 
-@compiled
+@compiled_inline
 def count_item(
     items: ItemColumns, item: Integer, weight: Real, begins: bool, speeds: Speeds
 ) -> None:
@@ -43,7 +43,7 @@ def count_item(
     items.n_positive[item] += 1
 
 
-@compiled
+@compiled_inline
 def note_item(items: ItemColumns, item: Integer, n_short: Integer) -> None:
     """What is no sum: the positive gets its number, and its place in the ring.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from profiles.groups import Groups, GroupScratch, group_lift, group_share
 from profiles.hashing import index_get_short
 from profiles.item_columns import CLOCK_MS, N_LEARNED, ItemColumns
-from profiles.jit import Integer, Real, compiled, compiled_inner
+from profiles.jit import Integer, Real, compiled_inline, compiled_inner
 from profiles.lists import DEPTH, NEARNESS, Lists
 from profiles.own import had_in_session
 from profiles.profile import ProfileColumns
@@ -192,7 +192,7 @@ def slow_count(items: ItemColumns, row: Integer, speeds: Speeds) -> Real:
     return faded(items.slow[row], age_ms, speeds.slow_ms)
 
 
-@compiled
+@compiled_inline
 def write_item_terms(
     items: ItemColumns, row: Integer, speeds: Speeds, phi: NDArray[np.float32], at: Integer
 ) -> None:
@@ -219,7 +219,7 @@ def write_item_terms(
         phi[at, LAST] = np.float32(0.3) * np.log(np.float32(since_last))
 
 
-@compiled
+@compiled_inline
 def write_group_terms(
     groups: Groups, facets: NDArray[np.int32], row: Integer, g: GroupScratch,
     phi: NDArray[np.float32], at: Integer,
@@ -231,7 +231,7 @@ def write_group_terms(
         phi[at, H_LEAF + facet] = group_share(groups, group, g)
 
 
-@compiled
+@compiled_inline
 def write_touched_terms(
     users: ProfileColumns, user: Integer, begins: bool, minute: Integer, t: Touched,
     place: Integer, phi: NDArray[np.float32], at: Integer,

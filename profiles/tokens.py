@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from profiles.hashing import HashIndex
 from profiles.item_columns import CHANGED_BY_OTHERS
-from profiles.jit import Integer, Real, compiled
+from profiles.jit import Integer, Real, compiled, compiled_inline
 from profiles.negatives import start_vectors
 from profiles.sharing import Sharing, rows_of_hashes
 
@@ -80,7 +80,7 @@ def n_tokens(text: NDArray[np.int32], item: Integer) -> Integer:
     return n
 
 
-@compiled
+@compiled_inline
 def read_item(
     vectors: NDArray[np.float32], text: NDArray[np.int32], tokens: Tokens, item: Integer,
     out: NDArray[np.float32],
@@ -116,7 +116,7 @@ def token_step(
     tokens.changed[token] = 3
 
 
-@compiled
+@compiled_inline
 def text_step(
     tokens: Tokens, text: NDArray[np.int32], item: Integer, factor: Real,
     towards: NDArray[np.float32], square: Real, rate: Real, sum_start: Real,
