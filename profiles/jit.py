@@ -1,5 +1,11 @@
 """How this package compiles: one decorator, so that every kernel has the same flags and cache.
 
+Compiled functions count no references and so can't make arrays (`_nrt=False`): all they work on is
+handed in and outlives the call. Counting a whole model's arrays at each call from one function to
+the next, one locked instruction an array, took more than half of the fold's time
+(docs/decisions/0060-no-reference-counts.md). A row is therefore copied by a loop: numba makes a
+copy of it for `A[i] = A[j]`.
+
 `fastmath` has three flags and no more: with all of fast-math NaN scores rank first and checks for
 them vanish, and the speed is the same (docs/decisions/0009-kernel-cache.md). The GIL is
 released, so heartbeats of the event loop go on while a batch is folded.
@@ -67,6 +73,7 @@ def _compiled(function: Function, *, inline: bool) -> Function:
         nogil=True,
         fastmath=set(FASTMATH),
         error_model="numpy",
+        _nrt=False,
         inline="always" if inline else "never",
     )(function)
     cache_file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
@@ -93,6 +100,7 @@ def compiled_inner(function: Function) -> Function:
         nogil=True,
         fastmath=set(FASTMATH),
         error_model="numpy",
+        _nrt=False,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,
         inline="always",

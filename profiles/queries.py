@@ -12,14 +12,14 @@ Size: (4 K + 8 L + 41) bytes a row, 809 at K = 64, L = 64, of `MOST_ROWS` at mos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.hashing import index_get
 from profiles.item_columns import CHANGED_BY_OTHERS, CHANGED_FOR_DELTA
-from profiles.jit import Integer, Real, compiled, compiled_inner
+from profiles.jit import Integer, Real, compiled, compiled_inline, compiled_inner
 from profiles.negatives import GOLDEN, mix
 from profiles.sharing import TOKEN_COLUMNS, Sharing, rows_of_hashes
 from profiles.tokens import token_step
@@ -87,11 +87,20 @@ def _index_rows(queries: Queries) -> None:
         _put(queries, queries.hash[row], row)
 
 
+@compiled_inline
+def move_row(array: NDArray[Any], row: Integer, to: Integer) -> None:
+    """array[to] = array[row], of two dimensions: numba would allocate a copy."""
+    for place in range(array.shape[1]):
+        array[to, place] = array[row, place]
+
+
 @compiled_inner
 def _sweep(queries: Queries) -> None:
     """Give up the half of the rows that was unused longest; the others move together."""
     n = queries.state[N_QUERIES]
-    limit, most = np.int64(0), queries.used[:n].max()
+    limit, most = np.int64(0), np.int64(0)
+    for row in range(n):
+        most = max(most, queries.used[row])
     while limit < most:  # the least number that more than half of the rows don't exceed
         middle = limit + (most - limit) // 2
         n_below = 0
@@ -107,10 +116,10 @@ def _sweep(queries: Queries) -> None:
         if queries.used[row] > limit:
             kept_noted += row < queries.state[N_NOTED]
             queries.hash[kept] = queries.hash[row]
-            queries.vectors[kept] = queries.vectors[row]
+            move_row(queries.vectors, row, kept)
             queries.sums[kept] = queries.sums[row]
-            queries.items[kept] = queries.items[row]
-            queries.counts[kept] = queries.counts[row]
+            move_row(queries.items, row, kept)
+            move_row(queries.counts, row, kept)
             queries.n[kept] = queries.n[row]
             queries.total[kept] = queries.total[row]
             queries.used[kept] = queries.used[row]

@@ -42,8 +42,21 @@ def reasons(
     """
     shape = (*ranked.shape, n_reasons)
     result = Reasons(np.full(shape, -1, np.int32), np.zeros(shape, np.float32))
-    _explain(columns, users, model, ranked, result.history, result.shares)
+    H, K = users.history.shape[1], users.x.shape[1]
+    spare = _Spare(
+        np.zeros((H, K), np.float32), *np.zeros((2, K), np.float32), np.zeros(H, np.float32)
+    )
+    _explain(columns, users, model, ranked, result.history, result.shares, spare)
     return result
+
+
+class _Spare(NamedTuple):
+    """Working memory."""
+
+    E: NDArray[np.float32]  # (H, K) vectors of the history's items
+    e: NDArray[np.float32]  # (K,) of a ranked one
+    words: NDArray[np.float32]  # (K,) of the pending query
+    part: NDArray[np.float32]  # (H,) what each event says for the ranked item
 
 
 @compiled
@@ -54,14 +67,12 @@ def _explain(
     ranked: NDArray[np.int32],
     best: NDArray[np.int32],
     shares: NDArray[np.float32],
+    spare: _Spare,
 ) -> None:
     n_lists, n_ranked, n_reasons = best.shape
-    H, K = users.history.shape[1], users.x.shape[1]
+    K = users.x.shape[1]
     items, tokens = model.items, model.tokens
-    E = np.zeros((H, K), np.float32)
-    e = np.zeros(K, np.float32)
-    words = np.zeros(K, np.float32)
-    part = np.zeros(H, np.float32)
+    E, e, words, part = spare.E, spare.e, spare.words, spare.part
     for b in range(n_lists):
         user = users.row[b]
         n_history = np.int64(columns.n_history[user])

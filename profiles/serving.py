@@ -19,6 +19,7 @@ from profiles.base_terms import BaseTerms
 from profiles.blend import write_parts, write_weights
 from profiles.embedding import fill_context
 from profiles.errors import DivergedError
+from profiles.facets import N_FACETS
 from profiles.groups import N_GROUPS, PRIOR, Groups, GroupScratch, group_lift, group_share
 from profiles.jit import Integer, compiled, compiled_inner
 from profiles.kernel import forget_touched, touch_items
@@ -80,6 +81,8 @@ class Weighted(NamedTuple):
     group: NDArray[np.float32]  # (G + 1,) to a group's items; the last one, for -1, stays 0
     touched: NDArray[np.float32]  # (M + 1,) to an item at its place + 1; the first one stays 0
     phi: NDArray[np.float32]  # (1, F)
+    lift: NDArray[np.float32]  # (N_FACETS,) to items of groups that nothing leads to
+    share: NDArray[np.float32]  # (N_FACETS,) to items of groups that the user has nothing of
 
 
 class Scorer:
@@ -192,6 +195,8 @@ class Scorer:
                 group=np.zeros(n_groups + 1, np.float32),
                 touched=np.zeros(len(s.touched.rows) + 1, np.float32),
                 phi=np.zeros((1, N_TERMS), np.float32),
+                lift=np.zeros(N_FACETS, np.float32),
+                share=np.zeros(N_FACETS, np.float32),
             )
         return s
 
@@ -245,7 +250,8 @@ def _see(
         user = np.int64(users.row[b])
         n = np.int64(columns.n_history[user])
         fill_context(columns, model, user, c, s)
-        users.x[b] = s.x
+        for k in range(len(s.x)):
+            users.x[b, k] = s.x[k]
         for a in range(n):
             users.history[b, a] = s.history_row[a]
             users.coefficient[b, a] = s.coefficient[a]
@@ -257,16 +263,16 @@ def _see(
 
 @compiled_inner
 def _weigh_groups(
-    groups: Groups, s: GroupScratch, weight: NDArray[np.float32], out: NDArray[np.float32]
+    groups: Groups, s: GroupScratch, weight: NDArray[np.float32], w: Weighted
 ) -> None:
     """What each group adds to the scores of its items.
 
     Nothing leads to most groups, and what those add is the same for a whole facet.
     """
-    n_facets = len(s.moved_total)
-    lift = np.zeros(n_facets, np.float32)
-    share = np.zeros(n_facets, np.float32)
-    for facet in range(n_facets):
+    lift, share = w.lift, w.share
+    for facet in range(len(s.moved_total)):
+        lift[facet] = 0
+        share[facet] = 0
         if s.from_known[facet] != 0:
             prior = np.float32(PRIOR)
             lift[facet] = weight[G_LEAF + facet] * np.log(prior / (s.moved_total[facet] + prior))
@@ -280,7 +286,7 @@ def _weigh_groups(
             of_lift = weight[G_LEAF + of] * group_lift(groups, group, s)
         if s.held[group] != 0:
             of_share = weight[H_LEAF + of] * group_share(groups, group, s)
-        out[group] = of_lift + of_share
+        w.group[group] = of_lift + of_share
 
 
 @compiled_inner
@@ -324,7 +330,7 @@ def _add_terms(
             row = picked[j]
             S[b, j] += of_item[row] + w.touched[s.touched.at[row]]
         if has_groups:
-            _weigh_groups(model.groups, s.groups, users.weight[b], w.group)
+            _weigh_groups(model.groups, s.groups, users.weight[b], w)
             for j in range(len(picked)):
                 total = np.float32(0)
                 for facet in range(facets.shape[1]):
