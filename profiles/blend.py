@@ -154,10 +154,10 @@ def write_weights(
     theta: NDArray[np.float32], parts: NDArray[np.int64], weight: NDArray[np.float32]
 ) -> None:
     """The weights of a context: the sum of its parts'."""
-    for term in range(len(weight)):
+    for term in range(N_TERMS):
         weight[term] = 0
     for part in parts:
-        for term in range(len(weight)):
+        for term in range(N_TERMS):
             weight[term] += theta[part, term]
 
 
@@ -167,7 +167,7 @@ def _softmax(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
     largest = np.float32(-np.inf)
     for j in range(n):
         z = -s.share[j]
-        for term in range(len(s.weight)):
+        for term in range(N_TERMS):
             z += s.weight[term] * phi[j, term]
         s.share[j] = z
         largest = max(largest, z)
@@ -182,7 +182,7 @@ def _softmax(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
 @compiled_inner
 def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
     """s.spread = sum_j q_j (phi_j - m)(phi_j - m)^T; who has next to no q is left out."""
-    F = len(s.mean)
+    F = N_TERMS
     for term in range(F):
         for other in range(F):
             s.spread[term, other] = 0
@@ -190,6 +190,8 @@ def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
         if s.share[j] > np.float32(LEAST_SHARE):
             for term in range(F):
                 away = s.share[j] * (phi[j, term] - s.mean[term])
+                if away == 0:  # a term that this shop has nothing for
+                    continue
                 for other in range(F):
                     s.spread[term, other] += away * (phi[j, other] - s.mean[other])
 
@@ -197,7 +199,7 @@ def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
 @compiled_inner
 def _solve(curvature: NDArray[np.float32], part: Integer, s: BlendScratch) -> Real:
     """s.step = y of (C + DAMPING I) y = G, by sweeps from 0; returns a sum that shows a NaN."""
-    F = len(s.step)
+    F = N_TERMS
     for term in range(F):
         s.step[term] = 0
     total = np.float32(0)
@@ -206,6 +208,8 @@ def _solve(curvature: NDArray[np.float32], part: Integer, s: BlendScratch) -> Re
         for term in range(F):
             rest = s.gradient[term]
             own = curvature[part, term, term]
+            if own == 0 and rest == 0:  # has never been on: no number of its row is other than 0
+                continue
             for other in range(F):
                 rest -= curvature[part, term, other] * s.step[other]
             s.step[term] = (rest + own * s.step[term]) / (own + np.float32(DAMPING))
@@ -220,7 +224,7 @@ def learn_weights(blend: Blend, n: Integer, with_spread: bool, s: BlendScratch) 
     s holds n candidates' terms, what is taken off their scores, and the active parts. A step that
     is not finite changes nothing and is counted.
     """
-    F = len(s.weight)
+    F = N_TERMS
     blend.state[N_STEPS] += 1
     write_weights(blend.theta, s.parts, s.weight)
     _softmax(s.phi, n, s)

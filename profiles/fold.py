@@ -26,7 +26,7 @@ from profiles.kernel import (
     fold_events,
 )
 from profiles.scratch import constants_of
-from profiles.shape import FoldConfig
+from profiles.shape import OWN_FORMAT, FoldConfig
 from profiles.table import ProfileTable
 
 
@@ -78,7 +78,7 @@ def fold_batch(
         items.journal,
         batch,
         interactions.partition,
-        constants_of(config),
+        constants_of(config, keep_vector=profiles.record_format < OWN_FORMAT),
         watermark_ms,
         profiles.last_event,
         profiles.end_row,

@@ -314,6 +314,8 @@ def fold_events(
             last_of_user[n_changed] = b
             n_changed += 1
             if c.learn:
+                users.stamp[user] = items.state[N_LEARNED]
+            if c.learn and c.keep_vector:
                 fill_context(users, model, user, c, s)
                 square = np.float32(0)
                 for k in range(K):
@@ -321,5 +323,4 @@ def fold_events(
                     users.vector[user, k] = s.x[k]
                 if not np.isfinite(square):
                     return DIVERGED, b, loss, n_changed, watermark_ms
-                users.stamp[user] = items.state[N_LEARNED]
     return FINE, 0, loss, n_changed, watermark_ms

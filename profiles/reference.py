@@ -228,6 +228,10 @@ class ReferenceFold:
             self.items[item] = ReferenceItem(np.array(start, np.float32))
         return self.items[item]
 
+    def x_of(self, user: str) -> NDArray[np.float64]:
+        """float64 (K,): the user vector as of now."""
+        return self._context(self.users[user])[0]
+
     def _context(
         self, profile: Profile
     ) -> tuple[NDArray[np.float64], list[tuple[ReferenceItem, float]]]:

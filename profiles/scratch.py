@@ -31,6 +31,7 @@ class Constants(NamedTuple):
     long_term_from: int
     max_norm: float
     learn: bool
+    keep_vector: bool  # write the user vector into the profile: for records that hold it
 
 
 class Scratch(NamedTuple):
@@ -53,7 +54,7 @@ class Scratch(NamedTuple):
     blend: BlendScratch
 
 
-def constants_of(config: FoldConfig) -> Constants:
+def constants_of(config: FoldConfig, *, keep_vector: bool = False) -> Constants:
     """Of the types that the kernel is compiled for."""
     return Constants(
         n_recent=config.n_recent,
@@ -71,6 +72,7 @@ def constants_of(config: FoldConfig) -> Constants:
         long_term_from=int(config.long_term_from),
         max_norm=float(config.max_norm),
         learn=bool(config.learn),
+        keep_vector=keep_vector,
     )
 
 

@@ -17,7 +17,7 @@ RECORD_FORMATS = tuple(range(1, RECORD_VERSION + 1))
 """All of them (`profiles.record`)."""
 
 OWN_FORMAT = 3
-"""The first format that can hold an own table."""
+"""The first format that can hold an own table, and the first that has no user vector."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,14 +88,18 @@ def read_item(
     """Write the item's effective vector into out: float32 (K,). vectors: (I, K), own rows."""
     K = len(out)
     X = tokens.vectors
+    n = n_tokens(text, item)
+    if n == 0:
+        for k in range(K):
+            out[k] = vectors[item, k]
+        return
     for k in range(K):
         out[k] = 0
-    n = n_tokens(text, item)
     for number in range(n):
         token = text[item, number]
         for k in range(K):
             out[k] += X[token, k]
-    share = np.float32(TEXT_SHARE) / np.float32(max(n, 1))
+    share = np.float32(TEXT_SHARE) / np.float32(n)
     for k in range(K):
         out[k] = vectors[item, k] + share * out[k]
 
