@@ -44,7 +44,10 @@ def reasons(
     result = Reasons(np.full(shape, -1, np.int32), np.zeros(shape, np.float32))
     H, K = users.history.shape[1], users.x.shape[1]
     spare = _Spare(
-        np.zeros((H, K), np.float32), *np.zeros((2, K), np.float32), np.zeros(H, np.float32)
+        E=np.zeros((H, K), np.float32),
+        e=np.zeros(K, np.float32),
+        words=np.zeros(K, np.float32),
+        part=np.zeros(H, np.float32),
     )
     _explain(columns, users, model, ranked, result.history, result.shares, spare)
     return result
