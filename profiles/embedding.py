@@ -26,6 +26,9 @@ LEAST_COEFFICIENT = 0.01
 LEAST_Q = 1e-12
 """Floor of a draw's probability: only an item never seen, in an empty table, comes near it."""
 
+LEAST_REST = 1e-3
+"""What others are taken to have of q at least when one item is pushed away: a bound of the step."""
+
 LARGEST_SUM = 1e38
 """A user's sum of squares stops here: a record holds no infinity."""
 
@@ -179,12 +182,36 @@ def _step(
 
 
 @compiled_inner
+def _pull(n: Integer, weight: Real, s: Scratch) -> None:
+    """s.share, q of the n candidates, becomes g of a positive, whose loss is -w log q_0."""
+    for j in range(n):
+        s.share[j] *= np.float32(weight)
+    s.share[0] -= np.float32(weight)
+
+
+@compiled_inner
+def _push_away(n: Integer, weight: Real, s: Scratch) -> Real:
+    """s.share becomes g of an item that was given back, whose loss -w log(1 - q_0) is returned.
+
+    It falls by w q_0, next to nothing once it is far down; the others share what it loses.
+    """
+    q = s.share[0]
+    rest = max(np.float32(1) - q, np.float32(LEAST_REST))
+    for j in range(n):
+        s.share[j] *= -np.float32(weight) * q / rest
+    s.share[0] = np.float32(weight) * q
+    return -np.float64(weight) * np.log(np.float64(rest))
+
+
+@compiled_inner
 def learn_embedding(
-    users: ProfileColumns, model: Model, user: Integer, item: Integer, weight: Real, seed: Integer,
-    c: Constants, s: Scratch,
+    users: ProfileColumns, model: Model, user: Integer, item: Integer, weight: Real, away: bool,
+    seed: Integer, c: Constants, s: Scratch,
 ) -> tuple[Real, bool]:  # fmt: skip
-    """Steps 1 to 3 for one positive; s holds the context from before it. Returns the loss, and
-    whether the user vector was cut to `max_norm`.
+    """Steps 1 to 3 for one positive; s holds the context from before it. Returns the weighted loss,
+    and whether the user vector was cut to `max_norm`.
+
+    away: the item was given back, or reviewed badly: it and what led to it part.
 
     The long-term vector learns from the user's `long_term_from`-th learned event on; the history
     has an entry for each of those before.
@@ -205,16 +232,16 @@ def learn_embedding(
             s.x[k] *= shorter
         x_square = np.float32(c.max_norm * c.max_norm)
         clipped = True
-    loss = _softmax(items, n, c, s)
+    loss = np.float64(weight) * _softmax(items, n, c, s)
+    if away:
+        loss = _push_away(n, weight, s)
+    else:
+        _pull(n, weight, s)
     for k in range(K):
         s.gradient[k] = 0
     for j in range(n):
-        g = np.float32(weight) * s.share[j]
-        if j == 0:
-            g -= np.float32(weight)
-        s.share[j] = g
         for k in range(K):
-            s.gradient[k] += g * s.e[j, k]
+            s.gradient[k] += s.share[j] * s.e[j, k]
     g_square = np.float32(0)
     for k in range(K):
         g_square += s.gradient[k] * s.gradient[k]
@@ -238,15 +265,15 @@ def learn_embedding(
             c,
         )
     n_words = np.int64(users.n_pending[user])
-    if n_words > 0:
+    if n_words > 0 and not away:  # the query asked for something else
         number = items.state[N_LEARNED] + 1
         words_step(model.queries, users.pending[user], n_words, s.gradient, g_square, number)
     if n_history < min(c.long_term_from - 1, users.history_hash.shape[1]):
-        return np.float64(weight) * loss, clipped
+        return loss, clipped
     total: Real = users.long_term_sum[user] + g_square / np.float32(K)
     users.long_term_sum[user] = min(total, np.float32(LARGEST_SUM))
     step = np.float32(c.rate) / np.sqrt(np.float32(c.sum_start) + users.long_term_sum[user])
     for k in range(K):
         # What a record keeps of it: else the result depended on when the profile was evicted.
         users.long_term[user, k] = nearest_half(users.long_term[user, k] - step * s.gradient[k])
-    return np.float64(weight) * loss, clipped
+    return loss, clipped

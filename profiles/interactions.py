@@ -27,7 +27,8 @@ class Kind:
     """One kind of interaction.
 
     code: the number in records, never given to another kind. weight: of one interaction, in
-    [0.001, 1]. positive: it moves vectors and enters the history; otherwise it is counted only.
+    [0.001, 1]. positive: it moves vectors and enters the history; otherwise it is counted only, but
+    for the two kinds that push an item away.
     """
 
     name: str
@@ -36,8 +37,9 @@ class Kind:
     positive: bool = True
 
 
-RETURN = 4
-"""Code of the one kind that takes something off the own table."""
+RETURN, BAD_REVIEW = 4, 5
+"""Codes of the kinds that push an item away from who has had it; a return also takes one off the
+own table."""
 
 BUILTIN_KINDS: tuple[Kind, ...] = (
     Kind("click", 0),
@@ -45,7 +47,7 @@ BUILTIN_KINDS: tuple[Kind, ...] = (
     Kind("purchase", 2),
     Kind("review", 3),  # of 3 stars or more; a lower one is translated to `bad_review`
     Kind("return", RETURN, positive=False),
-    Kind("bad_review", 5, positive=False),
+    Kind("bad_review", BAD_REVIEW, positive=False),
     Kind("search", 6, positive=False),
 )
 FIRST_OWN_CODE = 16

@@ -26,7 +26,7 @@ from profiles.blend import (
 )
 from profiles.embedding import LEAST_Q, fill_context, learn_embedding
 from profiles.groups import clear_groups, gather_groups
-from profiles.interactions import RETURN
+from profiles.interactions import BAD_REVIEW, RETURN
 from profiles.item_columns import CLOCK_MS, N_LEARNED, N_RANKABLE, RING_N, ItemColumns
 from profiles.jit import Integer, Real, compiled, compiled_inner
 from profiles.learned import Learned, count_positive, note_positive
@@ -188,7 +188,7 @@ def _learn(
     number = items.state[N_LEARNED] + 1
     if items.rankable_at[item] >= 0 and (number <= EAGER or number % EVERY == 0):
         _learn_blend(users, model, user, item, begins, batch.time_ms[b], seed, c, s)
-    loss, clipped = learn_embedding(users, model, user, item, weight, seed, c, s)
+    loss, clipped = learn_embedding(users, model, user, item, weight, False, seed, c, s)
     if not np.isfinite(loss):
         return loss, clipped
     n = np.int64(users.n_history[user])
@@ -197,6 +197,23 @@ def _learn(
     count_item(items, item, weight, begins, c.speeds)
     count_positive(model, item, s.history_row, n, weight, words, n_words, c.n_ring_short)
     return loss, clipped
+
+
+@compiled_inner
+def _push_away(
+    users: ProfileColumns, model: Model, user: Integer, item: Integer, batch: Batch, b: Integer,
+    partition: Integer, c: Constants, s: Scratch,
+) -> tuple[Real, bool]:  # fmt: skip
+    """A return or a bad review moves vectors and nothing else: no count, no list, no blend step.
+
+    Only of an item that the user has had and not given back: else one account could push for ever.
+    """
+    place = own_place(users, user, batch.item_hash[b])
+    if place < 0 or users.own_times[user, place] == 0:
+        return 0.0, False
+    fill_context(users, model, user, c, s)
+    seed = event_seed(partition, batch.offset[b])
+    return learn_embedding(users, model, user, item, batch.weight[b], True, seed, c, s)
 
 
 @compiled_inner
@@ -308,8 +325,17 @@ def fold_events(
             _remember(users, user, batch, b, repeat)
             users.n_pending[user] = 0
             users.pending_ms[user] = 0
-        elif batch.kind[b] == RETURN:
-            give_back(users, user, item_hash)
+        elif batch.kind[b] == RETURN or batch.kind[b] == BAD_REVIEW:
+            item = np.int64(batch.item_row[b])
+            if c.learn and item >= 0:
+                event_loss, clipped = _push_away(
+                    users, model, user, item, batch, b, partition, c, s
+                )
+                if not np.isfinite(event_loss):
+                    return DIVERGED, b, loss, n_changed, watermark_ms
+                counters[CLIPPED] += 1 if clipped else 0
+            if batch.kind[b] == RETURN:
+                give_back(users, user, item_hash)
         if last_event[user] == b:
             last_of_user[n_changed] = b
             n_changed += 1

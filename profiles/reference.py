@@ -173,10 +173,14 @@ class ReferenceFold:
             profile.pending_ms = one.time_ms
         elif one.positive:
             self._positive(profile, one)
-        elif one.kind == 4:
-            for own in profile.own:
-                if own.short_hash == one.item % 2**32:
-                    own.times = max(own.times - 1, 0)
+        elif one.kind in (4, 5):
+            self._item(one.item)
+            short = one.item % 2**32
+            had = [own for own in profile.own if own.short_hash == short and own.times]
+            if had:
+                self._learn_embedding(profile, one, float(np.float32(one.weight)), away=True)
+            for own in had if one.kind == 4 else ():
+                own.times -= 1
         profile.vector = self._context(profile)[0].astype(np.float32)
         profile.stamp = self.n_learned
 
@@ -295,7 +299,9 @@ class ReferenceFold:
         self.n_learned += 1
         self._count(one.item, float(weight), begins)
 
-    def _learn_embedding(self, profile: Profile, one: OneInteraction, weight: float) -> None:
+    def _learn_embedding(
+        self, profile: Profile, one: OneInteraction, weight: float, away: bool = False
+    ) -> None:
         config, K = self.config, self.config.shape.n_factors
         x, context = self._context(profile)
         J = self._candidates(one)
@@ -315,15 +321,20 @@ class ReferenceFold:
             z -= np.log(np.maximum(q_draw, 1e-12))
         q = np.exp(z - z.max())
         q /= q.sum()
-        self.loss += -weight * math.log(q[0])
-        g = weight * (q - np.eye(len(J))[0])
+        if away:
+            g = -weight * q[0] * q / max(1 - q[0], 1e-3)
+            g[0] = weight * q[0]
+        else:
+            self.loss += -weight * math.log(q[0])
+            g = weight * (q - np.eye(len(J))[0])
         G = g @ E
         for (j, times), g_j in zip(J, g, strict=True):
             self._step(self.items[j], g_j * x, times)
         for item, coefficient in context:
             if coefficient >= 0.01:
                 self._step(item, coefficient * G, 1.0)
-        self.queries.step(profile.pending, G)
+        if not away:
+            self.queries.step(profile.pending, G)
         if len(profile.history) < min(config.long_term_from - 1, config.shape.history):
             return  # the history has an entry for each learned event before this one
         long_term = np.zeros(K) if profile.long_term is None else profile.long_term.astype(float)

@@ -37,6 +37,8 @@ CATALOGUE = {
     "new": describe("green lamp", ["home", "lamps"], "alder", 21.0),
 }
 """What it says of three of the eight items, and of one that nobody has."""
+KINDS = {"click": (0, 0.5), "purchase": (2, 1.0), "return": (4, 1.0), "bad review": (5, 0.7)}
+"""Code and weight."""
 SLOW = settings(max_examples=60, deadline=None)
 
 
@@ -48,14 +50,15 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
     for _ in range(draw(st.integers(1, most))):
         offset += draw(st.integers(1, 3))
         time_ms += draw(st.one_of(st.integers(-5_000, 20_000), st.just(2_000_000)))
-        sort = draw(st.sampled_from(["click", "click", "click", "purchase", "return", "search"]))
+        sorts = ["click", "click", "click", "purchase", "return", "bad review", "search"]
+        sort = draw(st.sampled_from(sorts))
         user = f"u{draw(st.integers(0, 4))}"
         if sort == "search":
             words = st.one_of(st.integers(3, 6), st.integers(1, 2**64 - 1))
             tokens = tuple(draw(st.lists(words, max_size=3)))
             one = OneInteraction(user, None, offset, time_ms, kind=6, positive=False, tokens=tokens)
         else:
-            kind, weight = {"click": (0, 0.5), "purchase": (2, 1.0), "return": (4, 1.0)}[sort]
+            kind, weight = KINDS[sort]
             one = OneInteraction(
                 user,
                 f"i{draw(st.integers(0, 7))}",
@@ -63,7 +66,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
                 time_ms,
                 kind=kind,
                 weight=weight,
-                positive=sort != "return",
+                positive=sort in ("click", "purchase"),
                 tokens=draw(st.sampled_from([(), (), (), (3,), (3, 4)])),
                 session=draw(st.integers(0, 2)),
             )

@@ -12,9 +12,11 @@ from profiles.blend import N_SKIPPED, N_STEPS
 from profiles.errors import DivergedError
 from profiles.fold import FoldReport, fold_batch
 from profiles.hashing import item_hash
+from profiles.interactions import BAD_REVIEW, RETURN
 from profiles.items import ItemTable
 from profiles.profile import HistoryEntry
 from profiles.reference import OneInteraction, columns_of
+from profiles.serving import Scorer
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
 from profiles.terms import DOT
@@ -74,13 +76,61 @@ def test_a_repeat_of_the_newest_item_refreshes_it_and_learns_nothing() -> None:
 def test_what_is_not_positive_is_counted_only() -> None:
     shop = Shop()
     shop.fold(("u", "a", 1), ("u", "b", 2))
-    before = shop.profiles.profile("u")
-    report = shop.fold(("u", "c", 3), kind=4, positive=False)
+    before, vectors = shop.profiles.profile("u"), shop.items.columns.vectors.copy()
+    report = shop.fold(("u", "a", 3), kind=7, positive=False)
     after = shop.profiles.profile("u")
     assert (report.n_learned, shop.items.n_learned) == (0, 2)
-    assert after.n_by_kind == {0: 2, 4: 1}
+    assert after.n_by_kind == {0: 2, 7: 1}
     assert after.history == before.history
     assert (after.last_ms, after.last_offset) == (3000, 2)
+    assert (shop.items.columns.vectors == vectors).all()
+
+
+def in_pairs(n: int) -> Shop:
+    """A shop where b follows a, d follows c, and so on, n times."""
+    shop = Shop(replace(CONFIG, shape=ModelShape(n_factors=16, history=3)))
+    for number in range(n):
+        first, second = ("ab", "cd", "ef", "gh")[number % 4]
+        shop.fold((f"u{number}", first, number), (f"u{number}", second, number))
+    return shop
+
+
+@pytest.mark.parametrize("kind", [RETURN, BAD_REVIEW])
+def test_what_is_given_back_or_reviewed_badly_is_pushed_away_and_not_counted(kind: int) -> None:
+    shop = in_pairs(200)
+    shop.fold(("z", "a", 300), ("z", "b", 301))
+    items, row, before_it = shop.items, shop.items.row("b"), shop.items.row("a")
+    counted = [items.columns.counts[row], items.columns.n_positive[row], items.lists.n[before_it]]
+    theta = items.blend.theta.tobytes()
+
+    def score() -> float:
+        rows, session = shop.profiles.rows(["z"]), np.zeros(1, np.uint32)
+        seen = Scorer(shop.config).users(
+            items.model, shop.profiles.columns, rows, np.int64([302_000]), session
+        )
+        return float(seen.x[0] @ items.columns.vectors[row])
+
+    before = score()
+    report = shop.fold(("z", "b", 302), kind=kind, positive=False)
+    assert report.n_learned == 0
+    assert score() < before
+    assert items.blend.theta.tobytes() == theta
+    assert counted == [
+        items.columns.counts[row], items.columns.n_positive[row], items.lists.n[before_it]
+    ]  # fmt: skip
+
+
+def test_only_who_has_had_an_item_can_push_it_away() -> None:
+    shop = in_pairs(40)
+    shop.fold(("z", "a", 300), ("z", "c", 301))
+    vectors = shop.items.columns.vectors.copy()
+    shop.fold(("z", "b", 302), ("stranger", "b", 303), kind=BAD_REVIEW, positive=False)
+    assert (shop.items.columns.vectors == vectors).all()
+    shop.fold(("z", "c", 304), kind=RETURN, positive=False)
+    once = shop.items.columns.vectors.copy()
+    assert not (once == vectors).all()
+    shop.fold(("z", "c", 305), kind=RETURN, positive=False)  # given back already
+    assert (shop.items.columns.vectors == once).all()
 
 
 def test_a_query_waits_for_the_next_positive_and_the_newer_one_replaces_it() -> None:
@@ -132,11 +182,7 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_learning_brings_items_together_that_follow_each_other() -> None:
-    shop = Shop(replace(CONFIG, shape=ModelShape(n_factors=16, history=3)))
-    pairs = [("a", "b"), ("c", "d"), ("e", "f"), ("g", "h")]
-    for n in range(400):
-        first, second = pairs[n % 4]
-        shop.fold((f"u{n}", first, n), (f"u{n}", second, n))
+    shop = in_pairs(400)
     rows = shop.items.intern(list("abcdefgh"))
     E = shop.items.columns.vectors[rows]
     S = E @ E.T - 100 * np.eye(8)
