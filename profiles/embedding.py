@@ -268,7 +268,8 @@ def learn_embedding(
     if n_words > 0 and not away:  # the query asked for something else
         number = items.state[N_LEARNED] + 1
         words_step(model.queries, users.pending[user], n_words, s.gradient, g_square, number)
-    if n_history < min(c.long_term_from - 1, users.history_hash.shape[1]):
+    n_least = c.long_term_from if away else c.long_term_from - 1
+    if n_history < min(n_least, users.history_hash.shape[1]):
         return loss, clipped
     total: Real = users.long_term_sum[user] + g_square / np.float32(K)
     users.long_term_sum[user] = min(total, np.float32(LARGEST_SUM))

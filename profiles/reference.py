@@ -335,7 +335,8 @@ class ReferenceFold:
                 self._step(item, coefficient * G, 1.0)
         if not away:
             self.queries.step(profile.pending, G)
-        if len(profile.history) < min(config.long_term_from - 1, config.shape.history):
+        n_least = config.long_term_from - (0 if away else 1)
+        if len(profile.history) < min(n_least, config.shape.history):
             return  # the history has an entry for each learned event before this one
         long_term = np.zeros(K) if profile.long_term is None else profile.long_term.astype(float)
         profile.long_term_sum = float(np.float32(profile.long_term_sum + G @ G / K))
