@@ -40,7 +40,8 @@ bench: .venv/.installed-dev
 	.venv/bin/foldstream bench throughput $(ARGS)
 	.venv/bin/foldstream bench latency $(ARGS)
 
-CHAOS ?= chaos.jsonl
+# Finished runs are kept in the repository, so that the table can be filled in several sittings.
+CHAOS ?= docs/chaos.jsonl
 
 chaos: .venv/.installed-dev
 	.venv/bin/foldstream chaos all --resume $(CHAOS) --write-table $(ARGS)

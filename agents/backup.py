@@ -23,6 +23,12 @@ from streams.embedded.stack import lock_is_held
 
 DESCRIPTION = "backup.json"
 
+STORE = "redis"
+"""Folder of the embedded store, in the stack's."""
+
+ASIDE = "-before-restore-"
+"""In the name of a store's folder that was moved aside; the time follows."""
+
 
 class BackupFile(msgspec.Struct, frozen=True, kw_only=True):
     """One node's snapshot. node: host:port. source: where the server wrote it. file: its name in
@@ -153,7 +159,7 @@ def restore(folder: Path, data_dir: Path) -> tuple[Backup, Path | None]:
         )
     if lock_is_held(data_dir):
         raise UsageError(f"the stack in {data_dir} runs: foldstream down first")
-    return backup, put_in_place(folder / backup.files[0].file, data_dir / "redis")
+    return backup, put_in_place(folder / backup.files[0].file, data_dir / STORE)
 
 
 def put_in_place(snapshot: Path, store: Path) -> Path | None:
@@ -163,7 +169,7 @@ def put_in_place(snapshot: Path, store: Path) -> Path | None:
     """
     aside: Path | None = None
     if store.is_dir():
-        aside = store.with_name(f"{store.name}-before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
+        aside = store.with_name(f"{store.name}{ASIDE}{time.strftime('%Y%m%d-%H%M%S')}")
         if aside.exists():
             raise AgentsError(f"{aside} exists already: wait a second")
         store.rename(aside)
@@ -176,6 +182,11 @@ def put_in_place(snapshot: Path, store: Path) -> Path | None:
     shutil.copyfile(snapshot, part)
     part.rename(store / "appendonly.aof")
     return aside
+
+
+def moved_aside(data_dir: Path) -> list[Path]:
+    """Stores that restores have moved aside in the embedded stack's folder, the oldest first."""
+    return sorted(data_dir.glob(f"{STORE}{ASIDE}*"))
 
 
 def by_hand(backup: Backup, folder: Path) -> str:

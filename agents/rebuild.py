@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agents.errors import UsageError
+from agents.log_check import all_of
 from agents.refold import Refold
 from agents.settings import Settings
 from agents.store_access import fold_config_of, store_of
@@ -22,6 +22,7 @@ from profiles.record import decode_profile, facts_of
 from profiles.retention import Retention
 from profiles.store import Checkpoint, ProfileStore
 from streams.batch import RawBatch
+from streams.errors import OffsetGap
 
 ROUNDS = 5
 """How often a partition is followed to a live position that has moved on meanwhile."""
@@ -88,7 +89,10 @@ class Rebuild:
         self._targets: dict[int, int] = {}
 
     async def check(self) -> RebuildReport:
-        """Fold everything anew, compare, drop the throw-away generation (also on Ctrl-C)."""
+        """Fold everything anew, compare, drop the throw-away generation (also on Ctrl-C).
+
+        Raises OffsetGap (the log lacks its beginning), StoreAway, BrokerAway.
+        """
         async with self._live, self._store:
             try:
                 async with Refold(self._settings, self._store, learn=False) as refold:
@@ -198,21 +202,32 @@ def _starts(
 ) -> dict[int, tuple[int, int]]:
     """By partition, the gap that a fold from nothing begins with: as the live one began.
 
-    Raises UsageError for a log that no longer holds what the live profiles were folded from.
+    Raises OffsetGap for a log that no longer holds what the live profiles were folded from.
     """
     gaps: dict[int, tuple[int, int]] = {}
+    lost: list[OffsetGap] = []
     for partition, checkpoint in checkpoints.items():
         first = next((gap for gap in checkpoint.gaps if gap[0] == 0), None) if checkpoint else None
         if first is not None:
             gaps[partition] = first
         start = first[1] if first else 0
         if begins[partition] > start:
-            raise UsageError(
-                f"{topic} partition {partition} starts at offset {begins[partition]}, not at "
-                f"{start}: retention took its beginning, and facts can't be made anew from what is "
-                "left"
-            )
+            lost.append(_no_beginning(topic, partition, start, begins[partition]))
+    if lost:
+        raise all_of(lost)
     return gaps
+
+
+def _no_beginning(topic: str, partition: int, start: int, begin: int) -> OffsetGap:
+    return OffsetGap(
+        f"{topic} partition {partition} starts at offset {begin}, not at {start}: retention took "
+        "its beginning, so what the live profiles were folded from can't be folded again, and "
+        "nothing was compared. The live profiles are as good as before. Restore a copy of the "
+        "topic and check them against that; or begin a generation with what is left, which a "
+        "check can compare from then on: foldstream rebuild --into NAME --accept-gap, then "
+        "foldstream promote NAME",
+        (start, begin),
+    )
 
 
 def cut(raw: RawBatch, target: int) -> tuple[RawBatch, RawBatch | None]:

@@ -88,6 +88,9 @@ def calm_collector() -> None:
     A batch makes tens of thousands of events and records that die with it by their reference
     counts; with the default threshold of 700 the collector walks through all of them dozens of
     times a batch and finds nothing (measured: 95,000 events/s with it, 124,000 without).
+
+    The price: what does end in a reference cycle, such as an exception that a frame of its own
+    traceback names, waits for long. One in each batch kept 150 MB.
     """
     gc.collect()
     gc.freeze()

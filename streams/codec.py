@@ -200,17 +200,10 @@ class EventCodec:
         msgspec stops at the first fault: bytes that break off behind a wrong field come as a
         wrong field, and so does one whose name comes again with a good value (the last wins).
         """
-        try:
-            if isinstance(error, UnicodeDecodeError):
-                raise error
-            _syntax.decode(value)
-        except UnicodeDecodeError as fault:
-            reason = DecodeError("invalid_utf8", f"byte {fault.start}: {fault.reason}")
-        except msgspec.DecodeError as fault:
-            reason = DecodeError("invalid_json", str(fault))
-        else:
-            return self._from_fields(_last_fields(value), str(error))
-        raise reason from error
+        fault = _syntax_fault(value, error)
+        if fault is not None:
+            raise DecodeError(*fault) from error
+        return self._from_fields(_last_fields(value), str(error))
 
     def _from_fields(self, fields: dict[str, Raw] | None, detail: str) -> Event:
         """An event from sound JSON; detail: what was wrong with it at the first look."""
@@ -275,6 +268,23 @@ class EventCodec:
 _encoder = msgspec.json.Encoder()
 _syntax: msgspec.json.Decoder[Raw] = msgspec.json.Decoder(Raw)
 _fields: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
+
+
+def _syntax_fault(value: bytes, error: Exception) -> tuple[str, str] | None:
+    """Reason code and detail of bytes that are no JSON; None for sound JSON.
+
+    error: of the first look. It is not raised again: in a frame of its own traceback it would keep
+    the whole batch alive until the garbage collector comes, and there is a bad message in many.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "invalid_utf8", f"byte {error.start}: {error.reason}"
+    try:
+        _syntax.decode(value)
+    except UnicodeDecodeError as fault:
+        return "invalid_utf8", f"byte {fault.start}: {fault.reason}"
+    except msgspec.DecodeError as fault:
+        return "invalid_json", str(fault)
+    return None
 
 
 def _last_fields(value: bytes | Raw) -> dict[str, Raw] | None:

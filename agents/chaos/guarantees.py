@@ -1,20 +1,29 @@
-"""The table in docs/guarantees.md, written from results files."""
+"""The table in docs/guarantees.md, written from results files.
+
+What stays true: a figure in it was measured on the commit that the table names; what was not run on
+that commit is said to be missing, whatever was run on others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from agents.chaos.results import stands_on_no_commit
 from agents.chaos.scenario import Figure, Outcome, Scenario
 from agents.errors import UsageError
 
 BEGIN = "<!-- table of scenarios: written by `foldstream chaos --write-table`; do not edit -->"
 END = "<!-- end of the table -->"
-N_FIGURES = 8
 
 
-def write_table(page: Path, scenarios: Sequence[Scenario], outcomes: Iterable[Outcome]) -> None:
-    """Replace what stands between the markers of `page`. Raises UsageError without them."""
+def write_table(
+    page: Path, scenarios: Sequence[Scenario], outcomes: Iterable[Outcome], commit: str
+) -> None:
+    """Replace what stands between the markers of `page`. Raises UsageError without them.
+
+    commit: of the sources as they are now.
+    """
     try:
         text = page.read_text("utf-8")
     except FileNotFoundError:
@@ -23,26 +32,69 @@ def write_table(page: Path, scenarios: Sequence[Scenario], outcomes: Iterable[Ou
         raise UsageError(f"{page}: the markers of the table are not there: {BEGIN} and {END}")
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
-    page.write_text(f"{head}{BEGIN}\n\n{table(scenarios, outcomes)}\n{END}{tail}", "utf-8")
+    page.write_text(f"{head}{BEGIN}\n\n{table(scenarios, outcomes, commit)}\n{END}{tail}", "utf-8")
 
 
-def table(scenarios: Sequence[Scenario], outcomes: Iterable[Outcome]) -> str:
-    """Markdown: a row for each scenario, then what they ran on and whatever failed."""
+def table(scenarios: Sequence[Scenario], outcomes: Iterable[Outcome], commit: str) -> str:
+    """Markdown: what is missing on this commit, a row for each scenario, then what they ran on and
+    whatever failed."""
     outcomes = list(outcomes)
+    valid = not stands_on_no_commit(commit)
+    here = [outcome for outcome in outcomes if valid and outcome.commit == commit]
     by_name: dict[str, list[Outcome]] = {}
-    for outcome in newest(outcomes):
+    for outcome in newest(here):
         by_name.setdefault(outcome.scenario, []).append(outcome)
-    relapses = failed_before(outcomes)
+    relapses = failed_before(here)
     lines = [
+        *_standing(scenarios, by_name, commit),
+        "",
         "| scenario | what must hold | passed | seeds | figures | commit |",
         "|---|---|---|---|---|---|",
     ]
     for scenario in scenarios:
-        n_relapses = len({run.seed for run in relapses if run.scenario == scenario.name})
-        lines.append(_row(scenario, by_name.get(scenario.name, []), n_relapses))
+        runs = by_name.get(scenario.name)
+        if runs:
+            n_relapses = len({run.seed for run in relapses if run.scenario == scenario.name})
+            lines.append(_row(scenario, runs, n_relapses))
+        else:
+            elsewhere = [run for run in newest(outcomes) if run.scenario == scenario.name]
+            lines.append(_row_of_others(scenario, elsewhere))
     everything = [outcome for found in by_name.values() for outcome in found]
     lines += ["", *_ground(everything), *_failures([*everything, *relapses])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _standing(
+    scenarios: Sequence[Scenario], by_name: Mapping[str, Sequence[Outcome]], commit: str
+) -> list[str]:
+    """Which commit the rows are of, and what they lack."""
+    if stands_on_no_commit(commit):
+        return [f"The sources stand on no commit ({commit}): no run counts for them."]
+    missing = []
+    for scenario in scenarios:
+        whole = {
+            run.seed
+            for run in by_name.get(scenario.name, ())
+            if run.share >= 1 and run.minutes >= scenario.default_minutes
+        }
+        left = [seed for seed in range(scenario.default_runs) if seed not in whole]
+        if len(left) == scenario.default_runs:
+            missing.append(f"`{scenario.name}`")
+        elif left:
+            missing.append(f"`{scenario.name}` (seeds {seeds(left)})")
+    first = (
+        f"All rows are of commit `{commit}`, the last that changed what runs (`agents`, `streams`, "
+        "`profiles`, `pyproject.toml`), unless another is named."
+    )
+    if not missing:
+        return [first]
+    n_whole = len(scenarios) - len(missing)
+    return [
+        first,
+        f"{n_whole} of {len(scenarios)} scenarios were run there in full; missing: "
+        + ", ".join(missing)
+        + ".",
+    ]
 
 
 def newest(outcomes: Iterable[Outcome]) -> list[Outcome]:
@@ -71,8 +123,8 @@ def failed_before(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def _row(scenario: Scenario, runs: Sequence[Outcome], n_relapses: int = 0) -> str:
     n_passed = sum(run.passed for run in runs)
-    passed = f"{n_passed} of {len(runs)}" if runs else "not run yet"
-    if runs and len(runs) < scenario.default_runs:
+    passed = f"{n_passed} of {len(runs)}"
+    if len(runs) < scenario.default_runs:
         passed += f" ({scenario.default_runs} wanted)"
     if any(run.share < 1 for run in runs):
         passed += f" at {min(run.share for run in runs):.0%} of the size"
@@ -80,13 +132,30 @@ def _row(scenario: Scenario, runs: Sequence[Outcome], n_relapses: int = 0) -> st
         passed += f", some in {min(run.minutes for run in runs):g} minutes"
     if n_relapses:
         passed += f", {n_relapses} of them not at the first try"
+    numbers = seeds(sorted(run.seed for run in runs))
+    return _cells(scenario, passed, numbers, _figures(runs), runs)
+
+
+def _row_of_others(scenario: Scenario, runs: Sequence[Outcome]) -> str:
+    """A scenario that was not run on this commit; runs: on others, whose figures say nothing."""
+    passed = "not run yet"
+    if runs:
+        n_passed = sum(run.passed for run in runs)
+        passed = f"not run on this commit; on others {n_passed} of {len(runs)}"
+    return _cells(scenario, passed, "", "", runs)
+
+
+def _cells(
+    scenario: Scenario, passed: str, numbers: str, figures: str, runs: Sequence[Outcome]
+) -> str:
+    commits = ", ".join(sorted({run.commit for run in runs}))
     cells = [
         f"`{scenario.name}`: {scenario.title}",
         scenario.promise,
         passed,
-        seeds(sorted(run.seed for run in runs)),
-        _figures(runs),
-        ", ".join(sorted({run.commit for run in runs})),
+        numbers,
+        figures,
+        commits,
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

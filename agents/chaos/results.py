@@ -1,7 +1,12 @@
-"""Finished runs, one JSON line each: written down as they end, and skipped the next time."""
+"""Finished runs, one JSON line each: written down as they end, and skipped the next time.
+
+Several processes may add to one file. What stays true: a line that is followed by another is whole.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +23,17 @@ SOURCES = tuple(f"../../{name}" for name in ("agents", "streams", "profiles", "p
 
 
 def append(path: Path, outcome: Outcome) -> None:
-    """Add one line."""
+    """Add one line; first cut off a last one that a kill left unfinished."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        file.write(msgspec.json.encode(outcome) + b"\n")
+    line = msgspec.json.encode(outcome) + b"\n"
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(paths: Iterable[Path]) -> list[Outcome]:
@@ -44,12 +56,6 @@ def read(paths: Iterable[Path]) -> list[Outcome]:
                     continue
                 raise UsageError(f"{path}, line {number}: not an outcome ({error})") from error
     return found
-
-
-def mend(path: Path) -> None:
-    """Cut off a last line that a kill left unfinished, so that the next one stands by itself."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n") and content:
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def is_finished(outcomes: Iterable[Outcome], name: str, plan: Plan, commit: str) -> bool:

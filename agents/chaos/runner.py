@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,9 @@ OVERTIME = 4.0
 """A run may take so many times its minutes (and `LEAST_S`) before it counts as hanging."""
 
 LEAST_S = 600.0
+
+CHECKOUT = Path(__file__).parents[2]
+HOME = Path.home()
 
 
 async def run_scenario(
@@ -66,8 +70,8 @@ async def run_scenario(
         passed=not report.failures,
         n_checks=report.n_checks,
         figures=report.figures,
-        failures=report.failures,
-        notes=report.notes,
+        failures=[without_places(text, folder) for text in report.failures],
+        notes=[without_places(text, folder) for text in report.notes],
         took_s=round(time.monotonic() - began, 1),
         commit=commit,
         versions=machine.versions,
@@ -75,3 +79,16 @@ async def run_scenario(
         f"{machine.system}, load before {machine.load_1m:.1f}",
         started=started.isoformat(timespec="seconds"),
     )
+
+
+def without_places(text: str, folder: Path) -> str:
+    """A text without paths of this machine: outcomes are kept in the repository.
+
+    folder: the run's own.
+
+    >>> without_places(f"no space left in /tmp/x/store; {CHECKOUT}/agents/app.py", Path("/tmp/x"))
+    'no space left in RUN/store; ./agents/app.py'
+    """
+    for place, name in ((folder, "RUN"), (CHECKOUT, "."), (sys.prefix, "PYTHON"), (HOME, "~")):
+        text = text.replace(str(place), name)
+    return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -74,7 +76,7 @@ def restore(
     What was there is moved aside. Then `foldstream up` and a worker, which folds what followed. For
     a store of your own it says what to do.
     """
-    from agents.backup import by_hand, read_backup
+    from agents.backup import by_hand, moved_aside, read_backup
     from agents.backup import restore as put_back
 
     output = Output(as_json)
@@ -85,9 +87,17 @@ def restore(
             f"the store is your own (redis, from {source}): {by_hand(read_backup(folder), folder)}"
         )
     made, aside = put_back(folder, loaded.settings.data_dir)
-    output.result({"restored": made, "moved_aside": aside})
+    older = [path for path in moved_aside(loaded.settings.data_dir) if path != aside]
+    output.result({"restored": made, "moved_aside": aside, "moved_aside_before": older})
     when = datetime.fromtimestamp(made.made_ms / 1_000, UTC)
     output.say(f"the store is as of {when:%Y-%m-%d %H:%M:%S} UTC, generation {made.generation}")
     if aside is not None:
-        output.say(f"what was there is in {aside}")
+        output.say(f"what was there is in {aside}; once you are content: {_removal([aside])}")
+    if older:
+        output.say(f"left by earlier restores, and needed by nothing: {_removal(older)}")
     output.say("next: foldstream up, then foldstream worker: it folds what the log holds since")
+
+
+def _removal(folders: Sequence[Path]) -> str:
+    """The command that removes them."""
+    return shlex.join(["rm", "-r", *map(str, folders)])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -95,7 +96,8 @@ def register(app: typer.Typer) -> None:
             orders = _orders(catalogue.chosen(scenarios), seed, runs, minutes, share)
             outcomes = run(_run_all(orders, jobs, resume, output, keep=keep))
         if write_table_ and resume is not None:
-            write_table(PAGE, catalogue.SCENARIOS, results.read([resume]))
+            commit = results.commit_of_sources()
+            write_table(PAGE, catalogue.SCENARIOS, results.read([resume]), commit)
         output.result(outcomes)
         failed = [f"{o.scenario} (seed {o.seed})" for o in outcomes if not o.passed]
         if failed:
@@ -126,15 +128,19 @@ async def _run_all(
     # Once, here: else every worker of the first run compiles for itself, and its times say that.
     await asyncio.to_thread(warmup)
     if resume is not None:
-        results.mend(resume)
-        there = results.read([resume])
-        orders = _left(orders, there, commit, output)
+        there, n_wanted = results.read([resume]), len(orders)
+        orders = _left(orders, there, commit)
+        _say_what_counts(there, n_wanted - len(orders), commit, output)
     outcomes: list[Outcome] = []
     room = asyncio.Semaphore(jobs)
 
     async def one(order: Order) -> None:
         async with room:
+            if resume is not None and not _left([order], results.read([resume]), commit):
+                return  # another process has finished it meanwhile
             outcome = await _run_one(order, commit, output, keep=keep)
+        if results.commit_of_sources() != commit:  # edited, or another checkout, under the run
+            outcome = msgspec.structs.replace(outcome, commit=f"{commit.rstrip('+')}+")
         outcomes.append(outcome)
         if resume is not None:
             results.append(resume, outcome)
@@ -149,24 +155,25 @@ async def _run_all(
     return outcomes
 
 
-def _left(
-    orders: Sequence[Order], there: Sequence[Outcome], commit: str, output: Output
-) -> list[Order]:
-    """What is not finished yet; says what is skipped."""
-    left = [
+def _left(orders: Sequence[Order], there: Sequence[Outcome], commit: str) -> list[Order]:
+    """What is not finished yet."""
+    return [
         order
         for order in orders
         if not results.is_finished(there, order.scenario.name, order.plan, commit)
     ]
-    if len(left) < len(orders):
-        output.say(f"skipped {len(orders) - len(left)} runs that passed on commit {commit}")
+
+
+def _say_what_counts(there: Sequence[Outcome], n_skipped: int, commit: str, output: Output) -> None:
+    """Which runs of the file are not run again, and which don't count."""
+    if n_skipped:
+        output.say(f"skipped {n_skipped} runs that passed on commit {commit}")
     if results.stands_on_no_commit(commit):
         output.say(f"sources stand on no commit ({commit}): these runs won't be skipped next time")
     others = {outcome.commit for outcome in there} - {commit}
     if others:
         output.say(f"runs on other commits ({', '.join(sorted(others))}) don't count; this is "
                    f"{commit}")  # fmt: skip
-    return left
 
 
 async def _run_one(order: Order, commit: str, output: Output, *, keep: bool) -> Outcome:

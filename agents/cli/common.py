@@ -81,7 +81,10 @@ class Output:
     def result(self, document: Mapping[str, Any] | list[Any] | msgspec.Struct) -> None:
         """The result for machines; nothing without --json."""
         if self.as_json:
-            print(msgspec.json.encode(document, enc_hook=str, order="deterministic").decode())
+            plain = msgspec.to_builtins(
+                document, enc_hook=str, str_keys=True
+            )  # partitions are keys
+            print(msgspec.json.encode(plain, order="deterministic").decode())
 
     def line(self, document: Any) -> None:
         """One JSON line, whatever the mode: for commands whose output is a stream."""

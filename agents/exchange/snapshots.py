@@ -82,7 +82,13 @@ class SnapshotWriter(Service):
                     return False
                 if as_all_know and self.exchange is not None:
                     await self.exchange.make()  # lists hold no positive that was not told
-                snapshot, lineage = await model.run(lambda: self._take(as_all_know, listened))
+                try:
+                    snapshot, lineage = await model.run(lambda: self._take(as_all_know, listened))
+                except asyncio.CancelledError:
+                    # The job goes on without us, and counts as saved what nobody writes: a stop's
+                    # snapshot would lack those chunks.
+                    await model.run(lambda: self._undo(shared))
+                    raise
                 # Only now: a message that was added right before is in the snapshot.
                 positions = self._positions(as_all_know)
             try:

@@ -9,9 +9,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from agents.errors import UsageError
 from agents.rebuild import RebuildReport, cut
 from streams.batch import RawBatch
+from streams.errors import OffsetGap
 from streams.topics import TopicSet
 from tests.builders import InProcess, all_folded, put_events, rebuilt, settings_of, stream_of
 
@@ -74,8 +74,9 @@ async def test_a_log_that_lost_its_beginning_is_refused(
         await admin.delete_records({place: RecordsToDelete(before_offset=10)})
     finally:
         await admin.close()
-    with pytest.raises(UsageError, match="partition 2 starts at offset 10"):
+    with pytest.raises(OffsetGap, match=r"partition 2 starts at offset 10.*rebuild --into") as lost:
         await rebuilt(settings)
+    assert lost.value.gap == (0, 10)
     async with InProcess(settings) as running:  # the worker needs no beginning
         await put_events(settings, stream_of(50, seed=2))
         await all_folded(settings)

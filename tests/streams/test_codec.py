@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from typing import Any
 
@@ -58,47 +59,47 @@ def test_unknown_fields_are_ignored_and_an_event_without_id_has_no_hash() -> Non
     assert decoded.repeat_hash == 0
 
 
-@pytest.mark.parametrize(
-    ("value", "code"),
-    [
-        (None, "empty_value"),
-        (b"", "empty_value"),
-        (b"{", "invalid_json"),
-        (b"not json", "invalid_json"),
-        (b'{"type":"click","user_id":5,', "invalid_json"),  # the first fault is the field
-        (b'\xef\xbb\xbf{"type":"click","user_id":"u1","ts":5,"item_id":"i"}', "invalid_json"),
-        (b'{"type":"click","user_id":"u1","ts":NaN,"item_id":"i"}', "invalid_json"),
-        (b'{"type":"click","user_id":"\\ud800","ts":5,"item_id":"i"}', "invalid_json"),
-        (b'{"type":"click","user_id":"\xff","ts":5,"item_id":"i"}', "invalid_utf8"),
-        (b'{"type":"click","user_id":"u1","ts":5,"item_id":"i","z":"\xff"}', "invalid_utf8"),
-        (b'{"z":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "too_deep"),
-        (b"[1]", "invalid_event"),
-        (b'"click"', "invalid_event"),
-        (b"{}", "invalid_event"),
-        (b'{"type":7}', "invalid_event"),
-        (json.dumps(click(ts=-1)).encode(), "invalid_event"),
-        (json.dumps(click(ts=4_102_444_800_001)).encode(), "invalid_event"),
-        (json.dumps(click(ts=5.5)).encode(), "invalid_event"),
-        (json.dumps(click(ts=True)).encode(), "invalid_event"),
-        (json.dumps(click(ts=2**70)).encode(), "invalid_event"),
-        (json.dumps(click(item_id="")).encode(), "invalid_event"),
-        (json.dumps(click(item_id="i" * 257)).encode(), "invalid_event"),
-        (json.dumps(click(item_id=None)).encode(), "invalid_event"),
-        (json.dumps(click(price=-1)).encode(), "invalid_event"),
-        (
-            b'{"type":"click","user_id":"u1","ts":5,"item_id":"i","price":1e400}',
-            "invalid_event",
-        ),
-        (b'{"type":"search","user_id":"u1","ts":5}', "invalid_event"),
-        (json.dumps(click(type="wave")).encode(), "unknown_type"),
-        (b'{"type":"wave"}', "unknown_type"),
-        (b'{"type":"forget","user_id":"u1","ts":5}', "not_supported_yet"),
-        (b'{"type":"merge","user_id":"u1","ts":5,"into":"u2"}', "not_supported_yet"),
-        (b'{"type":"merge","user_id":"u1","ts":5}', "invalid_event"),
-        (b'{"type":"consent","user_id":"u1","ts":5,"purposes":[]}', "not_supported_yet"),
-        (json.dumps(click(query="q" * 600_000)).encode(), "too_large"),
-    ],
-)
+NO_EVENTS: list[tuple[bytes | None, str]] = [
+    (None, "empty_value"),
+    (b"", "empty_value"),
+    (b"{", "invalid_json"),
+    (b"not json", "invalid_json"),
+    (b'{"type":"click","user_id":5,', "invalid_json"),  # the first fault is the field
+    (b'\xef\xbb\xbf{"type":"click","user_id":"u1","ts":5,"item_id":"i"}', "invalid_json"),
+    (b'{"type":"click","user_id":"u1","ts":NaN,"item_id":"i"}', "invalid_json"),
+    (b'{"type":"click","user_id":"\\ud800","ts":5,"item_id":"i"}', "invalid_json"),
+    (b'{"type":"click","user_id":"\xff","ts":5,"item_id":"i"}', "invalid_utf8"),
+    (b'{"type":"click","user_id":"u1","ts":5,"item_id":"i","z":"\xff"}', "invalid_utf8"),
+    (b'{"z":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "too_deep"),
+    (b"[1]", "invalid_event"),
+    (b'"click"', "invalid_event"),
+    (b"{}", "invalid_event"),
+    (b'{"type":7}', "invalid_event"),
+    (json.dumps(click(ts=-1)).encode(), "invalid_event"),
+    (json.dumps(click(ts=4_102_444_800_001)).encode(), "invalid_event"),
+    (json.dumps(click(ts=5.5)).encode(), "invalid_event"),
+    (json.dumps(click(ts=True)).encode(), "invalid_event"),
+    (json.dumps(click(ts=2**70)).encode(), "invalid_event"),
+    (json.dumps(click(item_id="")).encode(), "invalid_event"),
+    (json.dumps(click(item_id="i" * 257)).encode(), "invalid_event"),
+    (json.dumps(click(item_id=None)).encode(), "invalid_event"),
+    (json.dumps(click(price=-1)).encode(), "invalid_event"),
+    (
+        b'{"type":"click","user_id":"u1","ts":5,"item_id":"i","price":1e400}',
+        "invalid_event",
+    ),
+    (b'{"type":"search","user_id":"u1","ts":5}', "invalid_event"),
+    (json.dumps(click(type="wave")).encode(), "unknown_type"),
+    (b'{"type":"wave"}', "unknown_type"),
+    (b'{"type":"forget","user_id":"u1","ts":5}', "not_supported_yet"),
+    (b'{"type":"merge","user_id":"u1","ts":5,"into":"u2"}', "not_supported_yet"),
+    (b'{"type":"merge","user_id":"u1","ts":5}', "invalid_event"),
+    (b'{"type":"consent","user_id":"u1","ts":5,"purposes":[]}', "not_supported_yet"),
+    (json.dumps(click(query="q" * 600_000)).encode(), "too_large"),
+]
+
+
+@pytest.mark.parametrize(("value", "code"), NO_EVENTS)
 def test_what_is_no_event_is_refused_by_its_code(value: bytes | None, code: str) -> None:
     assert code_of(value) == code
 
@@ -181,6 +182,24 @@ def test_a_batch_keeps_order_and_offsets_and_sets_the_bad_ones_aside() -> None:
         "missing_key",
     ]
     assert batch.n_bad == 4  # an unknown type is no fault of the sender
+
+
+def test_a_bad_message_leaves_nothing_for_the_garbage_collector() -> None:
+    """What waited for it would be whole batches: their frames are in the error's traceback."""
+    wrong = [message(value) for value, _ in NO_EVENTS]
+    wrong.append(message(b"{", headers=CLOUD_EVENT))
+    wrong.append(message(b'{"item_id":"\xff"}', headers=CLOUD_EVENT))
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(CODEC.decode_batch(RawBatch(0, 0, len(wrong), wrong)).rejects) == len(wrong)
+        for record in wrong:
+            for decode in (decode_item, decode_change):
+                with contextlib.suppress(DecodeError):
+                    decode(record.value)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 CLOUD_EVENT = (

@@ -29,9 +29,14 @@ MAX_POLL = 2_000
 BUFFER_BYTES = 8 * 1024 * 1024
 SLOW_S = 60.0
 
-MEMORY_BYTES = 120 * 1024 * 1024
+MEMORY_BYTES = 64 * 1024 * 1024
 """What a worker under pressure may take beside its buffers: batches of 4,000 events in work on each
-partition, their records packed and unpacked, and what the allocator does not give back."""
+partition, their records packed and unpacked, and what the allocator does not give back. Measured:
+24 and 35 MB, buffers included. Batches that wait for the garbage collector, because an exception
+holds their frames, would take 150 MB more."""
+
+SCORER_MEMORY_BYTES = 240 * 1024 * 1024
+"""The same of a scorer that 50,000 users are new to: their records, lists and histories."""
 
 CATCH_UP_S = 600.0
 
@@ -194,8 +199,8 @@ async def slow_scorer(bed: Bed, draw: random.Random, report: Report, plan: Plan)
         report.figure("memory before", round(before / 1e6), "MB")
         report.figure("memory, most", round(seen.rss / 1e6), "MB")
         report.check(
-            seen.rss - before <= 2 * MEMORY_BYTES,
-            f"memory stays within {2 * MEMORY_BYTES / 1e6:.0f} MB of what it was",
+            seen.rss - before <= SCORER_MEMORY_BYTES,
+            f"memory stays within {SCORER_MEMORY_BYTES / 1e6:.0f} MB of what it was",
             f"{(seen.rss - before) / 1e6:.0f} MB more",
         )
         report.check(len(set(folding.rebalances)) <= 1, "a busy fold causes no rebalance")

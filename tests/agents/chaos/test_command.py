@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from agents import __main__ as program
-from agents.chaos import catalogue, results
+from agents.chaos import catalogue, guarantees, results
 from agents.chaos.bed import Bed
 from agents.chaos.scenario import Plan, Report, Scenario
+from agents.cli import chaos as command
 
 
 async def check_the_seed(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -65,3 +66,26 @@ def test_an_unknown_scenario_is_wrong_usage() -> None:
 def test_the_list_names_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run_command(["chaos", "--list"]) == 0
     assert "even" in capsys.readouterr().out
+
+
+def test_the_table_is_written_from_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "guarantees.md"
+    page.write_text(f"{guarantees.BEGIN}\n{guarantees.END}\n")
+    monkeypatch.setattr(command, "PAGE", page)
+    file = str(tmp_path / "chaos.jsonl")
+    assert program.run_command(["chaos", "--write-table", "--resume", file]) == 0
+    assert "missing: `even`" in page.read_text()
+
+
+def test_a_run_under_which_the_sources_changed_stands_on_no_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = iter(["c1", "c2"])
+    monkeypatch.setattr(results, "commit_of_sources", lambda: next(commits))
+    path = tmp_path / "chaos.jsonl"
+    assert program.run_command(["chaos", "even", "--runs", "1", "--resume", str(path)]) == 0
+    (run,) = results.read([path])
+    assert run.passed
+    assert run.commit == "c1+"

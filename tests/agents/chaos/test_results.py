@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ def outcome(scenario: str = "kill", seed: int = 0, **changes: Any) -> Outcome:
     return Outcome(**(values | changes))
 
 
+def add_many(path: Path, first: int, note: str) -> None:
+    """Add twenty runs."""
+    for seed in range(first, first + 20):
+        results.append(path, outcome(seed=seed, notes=[note]))
+
+
 async def no_run(*args: object) -> None:
     """Does nothing."""
 
@@ -57,7 +64,6 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_mended(tmp_path: Path) -> No
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:40])
     assert results.read([path]) == [outcome()]
-    results.mend(path)
     results.append(path, outcome(seed=1))
     assert results.read([path]) == [outcome(), outcome(seed=1)]
 
@@ -111,44 +117,85 @@ def test_a_seed_that_failed_at_first_is_not_shown_as_whole() -> None:
         outcome(started="1", passed=False, failures=["no event is lost: 3 are"]),
         outcome(started="2"),
     ]
-    text = table([scenario()], runs)
+    text = table([scenario()], runs, "abc")
     assert "| 1 of 1, 1 of them not at the first try |" in text
     assert "- `kill`, seed 0: no event is lost: 3 are" in text
     mended = [outcome(started="1", passed=False, failures=["x"], commit="older"), runs[1]]
-    assert "| 1 of 1 |" in table([scenario()], mended)
+    assert "| 1 of 1 |" in table([scenario()], mended, "abc")
 
 
 def test_a_shorter_run_is_shown_as_shorter() -> None:
-    assert "| 1 of 1, some in 0.5 minutes |" in table([scenario()], [outcome(minutes=0.5)])
+    assert "| 1 of 1, some in 0.5 minutes |" in table([scenario()], [outcome(minutes=0.5)], "abc")
 
 
 def test_the_table_says_what_is_missing_and_what_failed() -> None:
     runs = [outcome(seed=0), outcome(seed=1, passed=False, failures=["no event is lost: 3 are"])]
-    text = table([scenario(runs=3), scenario("zombie")], runs)
+    text = table([scenario(runs=3), scenario("zombie")], runs, "abc")
     assert "| 1 of 2 (3 wanted) | 0-1 |" in text
     assert "not run yet" in text
+    assert "0 of 2 scenarios were run there in full; missing: `kill` (seeds 2), `zombie`." in text
     assert "- `kill`, seed 1: no event is lost: 3 are" in text
     assert "kafka 4.3.1" in text
 
 
+def test_a_row_counts_only_on_the_commit_of_the_sources() -> None:
+    rows = [scenario(), scenario("zombie"), scenario("soak")]
+    runs = [
+        outcome("kill", commit="abc"),
+        outcome("zombie", commit="older", figures={"lost": Figure(7, "events")}),
+        outcome("soak", commit="abc+"),
+    ]
+    text = table(rows, runs, "abc")
+    assert "All rows are of commit `abc`" in text
+    assert "1 of 3 scenarios were run there in full; missing: `zombie`, `soak`." in text
+    assert "| 1 of 1 | 0 | lost 0 events | abc |" in text
+    assert "| not run on this commit; on others 1 of 1 |  |  | older |" in text
+    assert "7 events" not in text
+    assert "missing" not in table(rows[:1], runs, "abc")
+
+
+def test_sources_that_stand_on_no_commit_have_no_rows() -> None:
+    text = table([scenario()], [outcome(commit="abc+")], "abc+")
+    assert "stand on no commit (abc+): no run counts" in text
+    assert "| 1 of 1 |" not in text
+
+
+def test_a_small_run_leaves_its_seed_missing() -> None:
+    assert "missing: `kill`." in table([scenario()], [outcome(share=0.1)], "abc")
+
+
+def test_several_processes_add_to_one_file_and_every_line_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "chaos.jsonl"
+    long = "x" * 100_000  # more than one write of a buffer
+    context = multiprocessing.get_context("spawn")
+    adders = [context.Process(target=add_many, args=(path, first, long)) for first in (0, 100)]
+    for adder in adders:
+        adder.start()
+    for adder in adders:
+        adder.join()
+    assert [adder.exitcode for adder in adders] == [0, 0]
+    seeds = [run.seed for run in results.read([path])]
+    assert sorted(seeds) == [*range(20), *range(100, 120)]
+
+
 def test_of_one_seed_the_newest_run_counts() -> None:
     runs = [outcome(started="2"), outcome(started="1", passed=False, failures=["x"])]
-    assert "1 of 1" in table([scenario()], runs)
+    assert "1 of 1" in table([scenario()], runs, "abc")
 
 
 def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "guarantees.md"
     page.write_text(f"before\n{BEGIN}\nOLD ROW\n{END}\nbehind\n")
-    write_table(page, [scenario()], [outcome()])
+    write_table(page, [scenario()], [outcome()], "abc")
     once = page.read_text()
     assert once.startswith("before\n")
     assert once.endswith("behind\n")
     assert "OLD ROW" not in once
-    write_table(page, [scenario()], [outcome()])
+    write_table(page, [scenario()], [outcome()], "abc")
     assert page.read_text() == once
     page.write_text("no markers")
     with pytest.raises(UsageError, match="markers"):
-        write_table(page, [scenario()], [outcome()])
+        write_table(page, [scenario()], [outcome()], "abc")
 
 
 def test_a_failed_check_is_kept_and_the_run_goes_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -127,3 +128,28 @@ async def test_a_snapshot_cut_off_by_a_stop_is_made_whole_by_the_next(
     await shop.learn("b", 4)
     assert await shop.writer.write()
     assert await shop.stored() == ({0: 4}, 2)
+
+
+async def test_a_stop_while_rows_are_taken_leaves_none_out_of_the_next(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.learn("a", 3)
+    assert await shop.writer.write()
+    await shop.learn("b", 8)
+    take, taken, go_on = shop.writer._take, threading.Event(), threading.Event()
+
+    def slowly(*arguments: bool) -> Any:
+        found = take(*arguments)
+        taken.set()
+        go_on.wait()
+        return found
+
+    monkeypatch.setattr(shop.writer, "_take", slowly)
+    writing = asyncio.create_task(shop.writer.write())
+    await asyncio.to_thread(taken.wait)
+    writing.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await shop.writer.write()
+    assert await shop.stored() == ({0: 8}, 2)
