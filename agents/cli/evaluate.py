@@ -11,11 +11,12 @@ from rich.table import Table
 from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
 from agents.errors import CheckFailed, UsageError
 from agents.evaluate.attack import Attacked, attacked
-from agents.evaluate.figures import READINGS
+from agents.evaluate.figures import READINGS, Figures
 from agents.evaluate.fold_ranker import FoldRanker, measured_config
 from agents.evaluate.plot import write_plot
 from agents.evaluate.rivals.catalogue import ENTRIES
 from agents.evaluate.run import OURS, Evaluation, evaluate
+from agents.evaluate.several import shared
 from agents.evaluate.stream import Stream, read_stream
 from agents.evaluate.through_kafka import Agreement, agree
 from agents.store_access import fold_config_of
@@ -55,6 +56,13 @@ def register(app: typer.Typer) -> None:
                 "--through-kafka", help="Rank in a real worker, on a broker and store of its own."
             ),
         ] = False,
+        workers: Annotated[
+            int | None,
+            typer.Option(min=1, max=4, help="With --through-kafka: so many workers share it."),
+        ] = None,
+        rate: Annotated[
+            float, typer.Option(min=1, help="With --workers: events sent a second.")
+        ] = 250.0,
         attack: Annotated[
             int | None,
             typer.Option(min=1, help="Fake users that push one item: what honest users lose."),
@@ -75,6 +83,8 @@ def register(app: typer.Typer) -> None:
         Figures are of the second half of the stream. Every rival's parameters are chosen on the
         first half; ours are the worker's settings. A rival that wins is shown as winning.
         """
+        if workers is not None and not through_kafka:
+            raise UsageError("--workers goes with --through-kafka")
         if pace is not None and not pace > 0:
             raise UsageError(f"--pace {pace}: give events a second, above 0")
         output = Output(as_json)
@@ -92,6 +102,17 @@ def register(app: typer.Typer) -> None:
             if pace is not None:
                 stream = stream.paced(pace)
             fold = measured_config(fold_config_of(settings), negatives)
+            if workers is not None:
+                together = shared(stream, fold, workers, rate, on_progress)
+                progress.stop()
+                output.result(together)
+                output.show(
+                    figures_table(
+                        f"{together.n:,} of {together.n_asked:,} events, {workers} workers",
+                        together.figures,
+                    )
+                )
+                return
             if through_kafka:
                 agreement = agree(stream, fold, kinds, on_progress)
                 progress.stop()
@@ -126,14 +147,19 @@ def register(app: typer.Typer) -> None:
             show(output, stream, run.evaluation)
 
 
-def show_agreement(output: Output, agreement: Agreement) -> None:
-    """What came through the broker, for people."""
-    table = Table(title=f"{agreement.n:,} events ranked by a worker", box=None)
+def figures_table(title: str, of_models: dict[str, Figures]) -> Table:
+    """Figures by model."""
+    table = Table(title=title, box=None)
     for column in ("", "HR@10", "HR@20", "MRR@20", "NDCG@10"):
         table.add_column(column, justify="right" if column else "left")
-    for name, f in agreement.figures.items():
+    for name, f in of_models.items():
         table.add_row(name, *(f"{x:.3f}" for x in (f.hr10, f.hr20, f.mrr20, f.ndcg10)))
-    output.show(table)
+    return table
+
+
+def show_agreement(output: Output, agreement: Agreement) -> None:
+    """What came through the broker, for people."""
+    output.show(figures_table(f"{agreement.n:,} events ranked by a worker", agreement.figures))
     output.say(
         f"ranks equal to those without a broker: {agreement.n - agreement.n_different:,} of"
         f" {agreement.n:,}"
