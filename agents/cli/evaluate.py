@@ -9,12 +9,14 @@ import typer
 from rich.table import Table
 
 from agents.cli.common import ConfigOption, JsonOption, Output, settings_for
-from agents.errors import CheckFailed
-from agents.evaluate.figures import READINGS
+from agents.errors import CheckFailed, UsageError
+from agents.evaluate.attack import Attacked, attacked
+from agents.evaluate.figures import READINGS, Figures
 from agents.evaluate.fold_ranker import FoldRanker, measured_config
 from agents.evaluate.plot import write_plot
 from agents.evaluate.rivals.catalogue import ENTRIES
 from agents.evaluate.run import OURS, Evaluation, evaluate
+from agents.evaluate.several import shared
 from agents.evaluate.stream import Stream, read_stream
 from agents.evaluate.through_kafka import Agreement, agree
 from agents.store_access import fold_config_of
@@ -54,6 +56,25 @@ def register(app: typer.Typer) -> None:
                 "--through-kafka", help="Rank in a real worker, on a broker and store of its own."
             ),
         ] = False,
+        workers: Annotated[
+            int | None,
+            typer.Option(min=1, max=4, help="With --through-kafka: so many workers share it."),
+        ] = None,
+        rate: Annotated[
+            float, typer.Option(min=1, help="With --workers: events sent a second.")
+        ] = 250.0,
+        attack: Annotated[
+            int | None,
+            typer.Option(min=1, help="Fake users that push one item: what honest users lose."),
+        ] = None,
+        attack_visits: Annotated[int, typer.Option(min=1, help="Of each fake user.")] = 1,
+        every: Annotated[int, typer.Option(min=1, help="Rank each n-th event only.")] = 1,
+        tenths: Annotated[
+            bool, typer.Option("--tenths", help="Rank the first half too; show each tenth.")
+        ] = False,
+        pace: Annotated[
+            float | None, typer.Option(help="Event times so many a second, not the data's.")
+        ] = None,
         config: ConfigOption = None,
         as_json: JsonOption = False,
     ) -> None:
@@ -62,6 +83,10 @@ def register(app: typer.Typer) -> None:
         Figures are of the second half of the stream. Every rival's parameters are chosen on the
         first half; ours are the worker's settings. A rival that wins is shown as winning.
         """
+        if workers is not None and not through_kafka:
+            raise UsageError("--workers goes with --through-kafka")
+        if pace is not None and not pace > 0:
+            raise UsageError(f"--pace {pace}: give events a second, above 0")
         output = Output(as_json)
         settings = settings_for(config).settings
         kinds = settings.kinds_table()
@@ -74,7 +99,20 @@ def register(app: typer.Typer) -> None:
             stream = read_stream(
                 data, mapping, limit, kinds, lambda done, n: on_progress("reading", done, n)
             )
+            if pace is not None:
+                stream = stream.paced(pace)
             fold = measured_config(fold_config_of(settings), negatives)
+            if workers is not None:
+                together = shared(stream, fold, workers, rate, on_progress)
+                progress.stop()
+                output.result(together)
+                output.show(
+                    figures_table(
+                        f"{together.n:,} of {together.n_asked:,} events, {workers} workers",
+                        together.figures,
+                    )
+                )
+                return
             if through_kafka:
                 agreement = agree(stream, fold, kinds, on_progress)
                 progress.stop()
@@ -86,13 +124,20 @@ def register(app: typer.Typer) -> None:
                         " model without a broker"
                     )
                 return
+            if attack is not None:
+                outcome = attacked(stream, fold, attack, attack_visits, kinds, seed, on_progress)
+                progress.stop()
+                output.result(outcome)
+                show_attack(output, outcome)
+                return
             run = evaluate(
                 stream,
                 fold,
                 kinds=kinds,
                 models=models.split(",") if models else None,
                 seed=seed,
-                whole=plot is not None,
+                whole=tenths or plot is not None,
+                every=every,
                 on_progress=on_progress,
             )
         if plot is not None:
@@ -102,17 +147,45 @@ def register(app: typer.Typer) -> None:
             show(output, stream, run.evaluation)
 
 
-def show_agreement(output: Output, agreement: Agreement) -> None:
-    """What came through the broker, for people."""
-    table = Table(title=f"{agreement.n:,} events ranked by a worker", box=None)
+def figures_table(title: str, of_models: dict[str, Figures]) -> Table:
+    """Figures by model."""
+    table = Table(title=title, box=None)
     for column in ("", "HR@10", "HR@20", "MRR@20", "NDCG@10"):
         table.add_column(column, justify="right" if column else "left")
-    for name, f in agreement.figures.items():
+    for name, f in of_models.items():
         table.add_row(name, *(f"{x:.3f}" for x in (f.hr10, f.hr20, f.mrr20, f.ndcg10)))
-    output.show(table)
+    return table
+
+
+def show_agreement(output: Output, agreement: Agreement) -> None:
+    """What came through the broker, for people."""
+    output.show(figures_table(f"{agreement.n:,} events ranked by a worker", agreement.figures))
     output.say(
         f"ranks equal to those without a broker: {agreement.n - agreement.n_different:,} of"
         f" {agreement.n:,}"
+    )
+
+
+def show_attack(output: Output, outcome: Attacked) -> None:
+    """What fake users did, for people."""
+    table = Table(
+        title=f"{outcome.fakes:,} fake users push {outcome.pushed}: {outcome.fake_events:,} events"
+        f" among {outcome.events:,}",
+        box=None,
+    )
+    for column in ("honest users", "HR@20", "MRR@20", "lists with the pushed item"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for name, f, shown in (
+        ("without the ring", outcome.without, outcome.shown_without),
+        ("with it", outcome.with_ring, outcome.shown_with),
+    ):
+        table.add_row(name, f"{f.hr20:.4f} ±{f.se['hr@20']:.4f}", f"{f.mrr20:.4f}", f"{shown:.2%}")
+    output.show(table)
+    output.say(
+        f"hit rate@20 lost: {outcome.loss:.2%}; wanted by {outcome.wanted:.3%} of the events"
+    )
+    output.say(
+        f"drift, 1 - cosine: {outcome.drift:.3f}; of an item beside it: {outcome.drift_beside:.3f}"
     )
 
 
@@ -127,6 +200,8 @@ def show(output: Output, stream: Stream, evaluation: Evaluation) -> None:
         if with_reading and with_reading[0].readings[reading].n:
             output.show(_readings_table(evaluation, reading))
     output.show(_slices_table(evaluation))
+    if evaluation.tenths:
+        output.show(_tenths_table(evaluation))
     for model in evaluation.models:
         output.say(f"{model.name}: {model.about} ({model.seconds:.0f} s)")
     for name, reason in evaluation.left_out.items():
@@ -168,4 +243,14 @@ def _slices_table(evaluation: Evaluation) -> Table:
         table.add_column(f"{name}\n{figures.n:,}", justify="right")
     for model in evaluation.models:
         table.add_row(model.name, *(f"{model.slices[name].hr20:.3f}" for name in slices))
+    return table
+
+
+def _tenths_table(evaluation: Evaluation) -> Table:
+    table = Table(title="HR@20 / MRR@20 by tenth of the stream", box=None)
+    table.add_column("", no_wrap=True)
+    for number in range(1, 11):
+        table.add_column(str(number), justify="right")
+    for name, of_model in evaluation.tenths.items():
+        table.add_row(name, *(f"{f.hr20:.3f}\n{f.mrr20:.3f}" for f in of_model))
     return table

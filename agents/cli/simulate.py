@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,11 +21,18 @@ from agents.cli.common import (
 )
 from agents.errors import UsageError
 from agents.settings import Settings
-from agents.simulate.run import SimulationPlan, SimulationReport, simulate
+from agents.simulate.files import write_stream
+from agents.simulate.kinds import KINDS_OF_SHOPS, kind_of_shop
+from agents.simulate.run import SimulationPlan, SimulationReport, Source, simulate
 from agents.simulate.shop import Shop, ShopConfig
+from agents.simulate.visits import Timing, VisitedShop
 from streams.bulk import BulkProducer
 from streams.tailing import TopicTail
 from streams.topics import TopicSet, ensure_topics
+
+MIXED = "mixed"
+"""The shop with searches, carts, returns and reviews, in which tastes, popularity and categories
+all count; the only one that answers lists and sends faults."""
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +44,17 @@ def register(app: typer.Typer) -> None:
         events: Annotated[
             int | None, typer.Option(min=1, help="End after so many. Default: Ctrl-C.")
         ] = None,
-        users: Annotated[int, typer.Option(min=1, help="Shoppers, u0, u1, ...")] = 1_000,
-        items: Annotated[int, typer.Option(min=1, help="Items, i0, i1, ...")] = 1_000,
+        shop: Annotated[
+            str, typer.Option(help=f"What decides there: {MIXED}, {', '.join(KINDS_OF_SHOPS)}.")
+        ] = MIXED,
+        users: Annotated[
+            int | None,
+            typer.Option(min=1, help="Shoppers, u0, u1, ... Default: 1000, or as the shop has."),
+        ] = None,
+        items: Annotated[
+            int | None,
+            typer.Option(min=1, help="Items, i0, i1, ... Default: 1000, or as the shop has."),
+        ] = None,
         seed: Annotated[int, typer.Option(min=0, help="Another seed, another shop.")] = 0,
         late: Annotated[float, typer.Option(help="Share of events that leave late.")] = 0.0,
         repeat: Annotated[float, typer.Option(help="Share of events sent twice.")] = 0.0,
@@ -60,6 +77,10 @@ def register(app: typer.Typer) -> None:
             float, typer.Option(min=0, max=1, help="Share of the lists that are looked at.")
         ] = 0.1,
         catalogue: Annotated[bool, typer.Option(help="Send the catalogue first.")] = True,
+        to: Annotated[
+            Path | None,
+            typer.Option(help="Write events.jsonl and items.jsonl to this folder, send nothing."),
+        ] = None,
         kafka: KafkaOption = None,
         data_dir: DataDirOption = None,
         topic_prefix: PrefixOption = None,
@@ -68,29 +89,45 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Send the events of a made-up shop: sessions, searches, carts, purchases, returns.
 
-        Equal options with an equal --start-ms give equal messages.
+        Equal options with an equal --start-ms give equal messages. Other kinds of shops have
+        visits of clicks (a grocery: baskets) alone.
         """
         settings = settings_for(
             config, data_dir=data_dir, kafka=kafka, topic_prefix=topic_prefix
         ).settings
-        pace = None if fill else parse_rate(rate)
+        pace = None if fill or to is not None else parse_rate(rate)
         if pace is None and events is None:
             raise UsageError("--rate max without --events would fill the disk; give --events N")
         event_pace = shop_rate if pace is None else pace
         if not event_pace > 0:
             raise UsageError(f"--shop-rate {shop_rate}: give a number above 0")
-        shop_config = ShopConfig(
-            n_users=users,
-            n_items=items,
-            seed=seed,
-            events_per_s=event_pace,
-            start_ms=_start_ms(events, event_pace, live=pace is not None)
-            if start_ms is None
-            else start_ms,
-            late=late,
-            repeat=repeat,
-            malformed=malformed,
-        )
+        if start_ms is None:
+            start_ms = (
+                Timing().start_ms  # equal options, equal files
+                if to is not None
+                else _start_ms(events, event_pace, live=pace is not None)
+            )
+        source: Source
+        if shop == MIXED:
+            source = Shop(
+                ShopConfig(
+                    n_users=users or 1_000,
+                    n_items=items or 1_000,
+                    seed=seed,
+                    events_per_s=event_pace,
+                    start_ms=start_ms,
+                    late=late,
+                    repeat=repeat,
+                    malformed=malformed,
+                )
+            )
+        elif answer or late or repeat or malformed:
+            raise UsageError(
+                f"--shop {shop}: only {MIXED} has --answer, --late, --repeat, --malformed"
+            )
+        else:
+            kind = kind_of_shop(shop, users, items, seed)
+            source = VisitedShop(kind, seed, Timing(event_pace, start_ms))
         plan = SimulationPlan(
             n_events=events,
             rate=pace,
@@ -99,7 +136,11 @@ def register(app: typer.Typer) -> None:
         )
         output, report = Output(as_json), SimulationReport()
         try:
-            run(_simulate(shop_config, plan, settings, report, output))
+            if to is not None:
+                assert events is not None  # --to has no --rate
+                write_stream(source, events, to, report, with_catalogue=catalogue)
+            else:
+                run(_simulate(source, plan, settings, report, output))
         finally:  # an endless run ends by Ctrl-C, and its totals are wanted all the same
             if report.messages:
                 output.result(report.document())
@@ -146,7 +187,7 @@ def _start_ms(n_events: int | None, event_pace: float, *, live: bool) -> int:
 
 
 async def _simulate(
-    shop_config: ShopConfig,
+    shop: Source,
     plan: SimulationPlan,
     settings: Settings,
     report: SimulationReport,
@@ -154,7 +195,6 @@ async def _simulate(
 ) -> None:
     topics = TopicSet(settings.topic_prefix, settings.partitions)
     await ensure_topics(settings.kafka, topics.all(), settings.replication)
-    shop = Shop(shop_config)
     producer = BulkProducer(settings.kafka, "foldstream-simulate")
     await producer.start()
     try:

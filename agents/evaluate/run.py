@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from agents.errors import UsageError
-from agents.evaluate.figures import Verdict, verdict
+from agents.evaluate.figures import Figures, Verdict, figures, verdict
 from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import Ranker, Trials, asked, prequential
 from agents.evaluate.rivals.catalogue import ENTRIES, Entry, left_out_because
@@ -29,7 +29,8 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     best_simple: by reading, the rival that counts only and has the best hit rate@20 (in `query`,
     MAP@5). ratios: by reading, FOLD's figures to that rival's; above 1, FOLD wins.
-    left_out: models that were not run, with the reason.
+    left_out: models that were not run, with the reason. tenths: of a whole run, each model's
+    figures of `all` by tenth of the stream's positive events.
     """
 
     data: str
@@ -42,6 +43,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     best_simple: dict[str, str]
     ratios: dict[str, dict[str, float]]
     left_out: dict[str, str]
+    tenths: dict[str, list[Figures]] = {}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -72,17 +74,19 @@ def evaluate(
     models: Sequence[str] | None = None,
     seed: int = 0,
     whole: bool = False,
+    every: int = 1,
     on_progress: OnProgress = lambda what, done, n: None,
 ) -> Run:
     """Rank the second half of the stream by every model.
 
-    models: keys, None for all that fit. whole: rank the first half too, for a plot (figures are of
-    the second half in any case). Raises UsageError.
+    models: keys, None for all that fit. whole: rank the first half too, for plot and tenths (other
+    figures are of the second half in any case). every: of the events to rank, each n-th alone is.
+    Raises UsageError.
     """
     ours, entries = chosen(models)
     catalogue = bool(stream.items)
-    events = asked(stream, 0 if whole else None)
-    half = asked(stream)
+    events = asked(stream, 0 if whole else None)[::every]
+    half = events[np.isin(events, asked(stream))]
     if not len(half):
         raise UsageError(f"{stream.name}: nothing to rank in its second half")
     left_out: dict[str, str] = {}
@@ -136,9 +140,19 @@ def evaluate(
             best_simple=best,
             ratios=ratios,
             left_out=left_out,
+            tenths={name: _tenths(stream, of_run) for name, of_run in trials.items()}
+            if whole
+            else {},
         ),
         trials,
     )
+
+
+def _tenths(stream: Stream, trials: Trials) -> list[Figures]:
+    edges = np.linspace(0, int(stream.positive.sum()), 11)[1:-1]
+    number = np.cumsum(stream.positive)[trials.event] - 1
+    tenth = np.searchsorted(edges, number, side="right")
+    return [figures(trials.ranks[tenth == which, 0]) for which in range(10)]
 
 
 def describe(rival: object) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -124,6 +125,19 @@ class Stream:
             self.name, self.events[:end], self.user_ids, self.item_ids, self.items,
             self.user[:end], self.item[:end], self.time_ms[:end], self.weight[:end],
             self.positive[:end], self.session[:end], self.queries[:end],
+        )  # fmt: skip
+
+    def paced(self, events_per_s: float) -> Stream:
+        """The same events in their order, at even steps of event time from the first one's on."""
+        first = self.events[0].ts
+        times = [first + int(b * 1_000 / events_per_s) for b in range(len(self))]
+        events = [
+            msgspec.structs.replace(event, ts=ts)
+            for event, ts in zip(self.events, times, strict=True)
+        ]
+        return Stream(
+            self.name, events, self.user_ids, self.item_ids, self.items, self.user, self.item,
+            np.array(times, np.int64), self.weight, self.positive, self.session, self.queries,
         )  # fmt: skip
 
 

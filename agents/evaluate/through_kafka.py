@@ -80,9 +80,9 @@ def agree(
         n_different=len(different),
         first_different=different[:10],
         figures={
-            FoldRanker.name: figures(_ranks([trial.rank for trial in second])),
-            "popularity": figures(_ranks([trial.popularity for trial in second])),
-            "item-kNN": figures(_ranks([trial.iknn for trial in second])),
+            FoldRanker.name: figures(ranks_of([trial.rank for trial in second])),
+            "popularity": figures(ranks_of([trial.popularity for trial in second])),
+            "item-kNN": figures(ranks_of([trial.iknn for trial in second])),
         },
     )
 
@@ -91,7 +91,8 @@ def _rank(rank: float) -> float:
     return np.inf if rank == MISS else rank
 
 
-def _ranks(ranks: Sequence[float]) -> NDArray[np.float64]:
+def ranks_of(ranks: Sequence[float]) -> NDArray[np.float64]:
+    """float64 (N,): a miss is infinite."""
     return np.array([_rank(rank) for rank in ranks], np.float64)
 
 

@@ -57,6 +57,12 @@ class Ring:
                 ts = first_ms + int((self.n_events - began) * gap_ms)
                 yield self._message(user, kind, item, ts)
 
+    def visits_in_turn(self, n: int) -> Iterator[list[Message]]:
+        """n visits, a list of messages each; the fake users take turns. Event times are 0."""
+        for number in range(n):
+            user = f"{self.config.name}{number % self.config.n_users}"
+            yield [self._message(user, kind, item, 0) for kind, item in self._visit()]
+
     def is_fake(self, user_id: str) -> bool:
         """Whether a user is one of the ring's."""
         return user_id.startswith(self.config.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -14,7 +14,7 @@ from agents.simulate.shop import Chunk, Shop, Totals
 from streams.bulk import BulkProducer
 from streams.codec import decode_recommendation, encode
 from streams.errors import DecodeError
-from streams.events import Click, Impression, Recommendation
+from streams.events import Click, Impression, Item, Recommendation
 from streams.tailing import TopicTail
 from streams.topics import TopicSet
 
@@ -23,6 +23,18 @@ TICK_S = 0.01
 
 YIELD_EVERY = 500
 """Messages between two turns of the event loop at full speed."""
+
+
+class Source(Protocol):
+    """A shop of any kind."""
+
+    totals: Totals
+
+    def items(self) -> list[Item]:
+        """The catalogue."""
+
+    def stream(self, n_events: int | None = None) -> Iterator[Chunk]:
+        """The next n_events events; None: without end."""
 
 
 class SimulationPlan(Struct, frozen=True, kw_only=True):
@@ -59,7 +71,7 @@ class SimulationReport:
 
 
 async def simulate(
-    shop: Shop,
+    shop: Source,
     producer: BulkProducer,
     topics: TopicSet,
     plan: SimulationPlan,
@@ -69,7 +81,8 @@ async def simulate(
 ) -> None:
     """Send the stream and wait for its acknowledgement; `report` is kept up to date.
 
-    tail: of the recommendations, opened; needed when lists are to be answered.
+    tail: of the recommendations, opened; needed when lists are to be answered, as only a `Shop`
+    can.
     Raises BrokerAway. Cancelled, it still waits for what was sent.
     """
     report.seen = shop.totals
@@ -80,7 +93,7 @@ async def simulate(
         await producer.flush()
     answering = (
         asyncio.create_task(_answer(shop, producer, topics, plan.answer_share, tail, report))
-        if tail is not None and plan.answer_share > 0
+        if tail is not None and plan.answer_share > 0 and isinstance(shop, Shop)
         else None
     )
     started = time.monotonic()

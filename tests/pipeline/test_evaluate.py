@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from agents.evaluate.several import shared
 from agents.evaluate.stream import Stream, stream_of
 from agents.evaluate.through_kafka import agree
 from agents.simulate.shop import Shop, ShopConfig
@@ -24,3 +25,11 @@ def test_a_worker_ranks_every_event_as_offline() -> None:
     agreement = agree(small_shop(900), config)
     assert agreement.n > 300
     assert agreement.n_different == 0, agreement.first_different
+
+
+@pytest.mark.timeout(300)
+def test_two_workers_together_rank_every_event() -> None:
+    config = FoldConfig(shape=ModelShape(n_factors=16), n_recent=4, n_uniform=4)
+    together = shared(small_shop(900), config, n_workers=2, rate=500)
+    assert together.n == together.n_asked > 150
+    assert together.figures["FOLD"].hr20 > 0.2  # by chance .1

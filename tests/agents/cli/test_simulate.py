@@ -9,6 +9,8 @@ import pytest
 
 from agents.__main__ import run_command
 from agents.cli.common import Exit
+from agents.evaluate.stream import read_stream
+from agents.simulate.shop import Shop, ShopConfig
 from streams.topics import TopicSet
 
 
@@ -27,6 +29,24 @@ def test_the_report_is_what_was_sent(
     assert len(capsys.readouterr().out.splitlines()) == report["messages"]
 
 
+def test_files_hold_the_shop_that_would_be_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--events", "300", "--shop-rate", "10", "--to", str(tmp_path / "shop"), "--json"]
+    for shop in ("mixed", "pair"):
+        assert run_command(["simulate", "--shop", shop, *options]) == Exit.DONE
+        report = json.loads(capsys.readouterr().out)
+        stream = read_stream(tmp_path / "shop")
+        assert len(stream) == report["events"] == 300
+        assert len(stream.items) == report["items"] > 0
+        assert stream.time_ms[-1] - stream.time_ms[0] == 29_900
+    shop_of_options = Shop(ShopConfig(events_per_s=10.0))
+    sent = b"".join(v + b"\n" for chunk in shop_of_options.stream(300) for v in chunk.values)
+    assert run_command(["simulate", *options, "--no-catalogue"]) == Exit.DONE
+    assert (tmp_path / "shop" / "events.jsonl").read_bytes() == sent
+    assert not (tmp_path / "shop" / "items.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -34,6 +54,9 @@ def test_the_report_is_what_was_sent(
         ("--rate -3", "--rate"),
         ("--fill --events 5 --late 2", "late"),
         ("--fill --events 5 --shop-rate 0", "--shop-rate"),
+        ("--fill --events 5 --shop bazaar", "bazaar"),
+        ("--fill --events 5 --shop fashion --late 0.1", "--late"),
+        ("--to folder", "--events"),
     ],
 )
 def test_a_wrong_option_is_named_and_ends_with_2(

@@ -183,3 +183,28 @@ def test_a_rival_whose_package_is_missing_says_how_to_install_it() -> None:
     assert "pip install 'foldstream[evaluate]'" in left_out_because(
         missing, stream_of("t", clicks(5))
     )
+
+
+def test_tenths_are_of_the_whole_stream_and_every_third_event_is_a_third_of_them() -> None:
+    stream = stream_of("clicks", clicks(600))
+    run = evaluate(stream, SMALL, models=["popularity"], whole=True, every=3)
+    tenths = run.evaluation.tenths["popularity"]
+    asked_for = asked(stream, 0)[::3]
+    assert [f.n for f in tenths] == np.bincount(asked_for // 60, minlength=10).tolist()
+    assert run.evaluation.ranked == int((asked_for >= 300).sum())
+    alone = evaluate(stream, SMALL, models=["popularity"]).evaluation
+    assert alone.tenths == {}
+
+
+def test_another_pace_changes_the_times_and_nothing_else() -> None:
+    stream = stream_of("clicks", clicks(200))
+    paced = stream.paced(4.0)
+    assert (np.diff(paced.time_ms) == 250).all()
+    assert [event.ts for event in paced.events] == paced.time_ms.tolist()
+    assert paced.time_ms[0] == stream.time_ms[0]
+    for name in ("user", "item", "session", "current", "n_had", "n_seen"):
+        assert (getattr(paced, name) == getattr(stream, name)).all()
+    assert [(e.user_id, e.item_id) for e in paced.events] == [  # type: ignore[attr-defined]
+        (e.user_id, e.item_id)  # type: ignore[attr-defined]
+        for e in stream.events
+    ]
