@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import msgspec
 import numpy as np
 import redis
 
@@ -128,16 +129,21 @@ def _many_users(
 def _many_items(
     bed: Bed, store: redis.Redis, plan: MemoryPlan, on_step: Callable[[str], None]
 ) -> tuple[Growth, float]:
-    """And the bytes that the store takes for the snapshot of one item."""
+    """And the bytes that an item takes in the newest snapshot in the store."""
     settings = {"agents": "updater", "item_snapshot_interval_s": SNAPSHOT_S}
     pairs = ((f"u{n * 7919 % N_USERS}", f"new{n}") for n in range(plan.items))
     with workers(bed, bed.name, 1, settings) as (started,):
         growth = _grown(bed, store, started, pairs, plan.items, on_step)
     # A worker that stops in order writes a last snapshot.
-    keys = Keys(bed.name, "g1", bed.topics.partitions)
-    chunks = list(store.scan_iter(match=f"{bed.name}:g1:items:*", count=5_000))
-    taken = sum(int(store.memory_usage(key, samples=0) or 0) for key in [*chunks, keys.manifest])
-    return growth, taken / plan.items
+    return growth, _snapshot_bytes(store, Keys(bed.name, "g1", bed.topics.partitions)) / plan.items
+
+
+def _snapshot_bytes(store: redis.Redis, keys: Keys) -> int:
+    """What the newest item snapshot takes in the store, without those kept for a minute."""
+    told = store.hget(keys.manifest, "chunks") or b"[]"
+    chunks = msgspec.json.decode(told, type=list[tuple[str, str]])
+    names = [keys.chunk(number, version) for number, (version, _) in enumerate(chunks)]
+    return sum(int(store.memory_usage(name, samples=0) or 0) for name in names)
 
 
 def _grown(

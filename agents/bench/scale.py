@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import redis
+from numpy.typing import NDArray
 
 from agents.bench.bed import Bed, fresh_bed
 from agents.bench.figures import Figure, Rate, figure, ratio, steady_rate
@@ -68,6 +69,15 @@ def points(values: dict[str, Sequence[int]]) -> dict[str, Point]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a point. to_store, from_store: bytes an event on the store's connections."""
+
+    rate: Rate
+    to_store: float
+    from_store: float
+
+
 def scale(
     bed: Bed,
     chosen: dict[str, Point],
@@ -77,7 +87,7 @@ def scale(
 ) -> Report:
     """Run every point `repeats` times. Raises BenchFailed."""
     machine = this_machine(bed.versions)
-    rates: dict[str, list[Rate]] = {}
+    rates: dict[str, list[Run]] = {}
     for number in range(1, repeats + 1):
         for place, (name, point) in enumerate(chosen.items()):
 
@@ -106,7 +116,7 @@ def scale(
     )
 
 
-def _rate(bed: Bed, point: Point, n_events: int, on_count: Callable[[int], None]) -> Rate:
+def _rate(bed: Bed, point: Point, n_events: int, on_count: Callable[[int], None]) -> Run:
     load = Load(
         seed=1,
         first_ms=time.time_ns() // 1_000_000,
@@ -121,11 +131,20 @@ def _rate(bed: Bed, point: Point, n_events: int, on_count: Callable[[int], None]
         with workers(bed, bed.name, point.workers, settings) as started:
             count = checkpoint_count(store, bed.name, "g1", point.partitions)
             processes = {f"worker {n}": one.program.pid for n, one in enumerate(started)}
+            before = _store_bytes(store)
             asyncio.run(fill(bed.kafka, bed.topics.events.name, load, n_events, lambda n: None))
             samples = watch(
                 started[0].program, count, n_events, on_count, processes | bed.processes
             )
-    return steady_rate(samples, n_events)
+            carried = _store_bytes(store) - before
+    to_store, from_store = (carried / n_events).tolist()
+    return Run(steady_rate(samples, n_events), to_store, from_store)
+
+
+def _store_bytes(store: redis.Redis) -> NDArray[np.float64]:
+    """Received and sent by the server so far; what the bench itself asks is a percent of it."""
+    stats = store.info("stats")
+    return np.array([stats["total_net_input_bytes"], stats["total_net_output_bytes"]], np.float64)
 
 
 def put_users(store: redis.Redis, name: str, point: Point) -> None:
@@ -144,20 +163,27 @@ def put_users(store: redis.Redis, name: str, point: Point) -> None:
         pipeline.execute()
 
 
-def _row(runs: Sequence[Rate]) -> dict[str, Figure]:
-    def cpu(which: Callable[[str], bool]) -> Figure:
-        return figure([sum(us for name, us in r.cpu_us.items() if which(name)) for r in runs])
+def _row(runs: Sequence[Run]) -> dict[str, Figure]:
+    def cpu(of_workers: bool) -> Figure:
+        return figure(
+            [
+                sum(us for n, us in r.rate.cpu_us.items() if n.startswith("worker") == of_workers)
+                for r in runs
+            ]
+        )
 
     return {
-        "events/s": figure([rate.events_per_s for rate in runs]),
-        "us of workers": cpu(lambda name: name.startswith("worker")),
-        "us of servers": cpu(lambda name: not name.startswith("worker")),
+        "events/s": figure([run.rate.events_per_s for run in runs]),
+        "us of workers": cpu(True),
+        "us of servers": cpu(False),
+        "bytes to store": figure([run.to_store for run in runs]),
+        "bytes from store": figure([run.from_store for run in runs]),
     }
 
 
-def _ratios(rates: dict[str, list[Rate]]) -> dict[str, dict[str, Figure]]:
+def _ratios(rates: dict[str, list[Run]]) -> dict[str, dict[str, Figure]]:
     def values(name: str) -> list[float]:
-        return [rate.events_per_s for rate in rates[name]]
+        return [run.rate.events_per_s for run in rates[name]]
 
     found = {
         f"{name} / default": {"": ratio(values(name), values("default"))}

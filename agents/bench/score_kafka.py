@@ -59,7 +59,7 @@ def score_kafka(
             lambda n: on_step(f"through Kafka: worker folds, {n:,} of {N_EVENTS:,}"),
         )
         run = _measure(bed, shop, seconds, repeats, rate_per_s, on_step)
-        rates, latencies = uvloop.run(run)
+        rates, latencies, n_bytes = uvloop.run(run)
         if not started.program.alive():
             raise BenchFailed(f"the worker ended:\n{started.program.log_tail()}")
     return {
@@ -72,6 +72,9 @@ def score_kafka(
             f"{n_items:,} items, through Kafka: sent to readable",
             "ms",
             {about: _quantiles(rounds) for about, rounds in latencies.items()},
+        ),
+        "kafka, bytes": Table(
+            "an answer on Kafka", "bytes", {"20 items with their reasons": {"": figure([n_bytes])}}
         ),
     }
 
@@ -92,7 +95,8 @@ async def _measure(
     repeats: int,
     rate_per_s: float,
     on_step: Callable[[str], None],
-) -> tuple[dict[str, list[float]], dict[str, list[list[float]]]]:
+) -> tuple[dict[str, list[float]], dict[str, list[list[float]]], float]:
+    """Requests/s, seconds of each request, and the mean bytes of an answer."""
     rates: dict[str, list[float]] = {}
     latencies: dict[str, list[list[float]]] = {}
     plan = SimulationPlan(n_events=None, rate=rate_per_s, with_catalogue=False)
@@ -112,7 +116,7 @@ async def _measure(
             load.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await load
-    return rates, latencies
+    return rates, latencies, client.answered_bytes / client.n_answers
 
 
 async def _round(client: _Client, n: int, seconds: float) -> tuple[list[float], float]:
@@ -137,6 +141,8 @@ class _Client:
         self._producer = producer
         self._n = 0
         self._waiting: dict[str, asyncio.Future[float]] = {}
+        self.n_answers = 0
+        self.answered_bytes = 0
 
     async def ask(self, user_id: str) -> float:
         """Seconds until the answer could be read. Raises BenchFailed without one."""
@@ -168,6 +174,8 @@ class _Client:
                         continue
                     if answer.error is None and answer.items:
                         waiting.set_result(now_s)
+                        self.n_answers += 1
+                        self.answered_bytes += len(record.value)
                     else:
                         waiting.set_exception(BenchFailed(f"a wrong answer: {answer.error}"))
 
