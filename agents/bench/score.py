@@ -192,48 +192,69 @@ def _measured(
 ) -> dict[str, Table]:
     made = {system.name: system.make(asking) for system in systems}
     recall = _recalls(made, asking)
-    rates: dict[str, list[float]] = {}
-    latencies: dict[str, list[list[float]]] = {}
+    runs: dict[str, list[Timed]] = {}
     for number in range(1, repeats + 1):
         for batch, size in BATCHES.items():
             for name, (rank, _) in made.items():
                 on_step(f"{n_items:,} items, round {number} of {repeats}: {name}, {batch}")
                 with asking.shop.folding(rate_per_s):
-                    took_s, n_users = timed(rank, size, len(asking.user_ids), seconds)
-                rates.setdefault(f"{name}, {batch}", []).append(n_users / sum(took_s))
-                latencies.setdefault(f"{name}, {batch}", []).append(took_s)
+                    run = timed(rank, size, len(asking.user_ids), seconds)
+                runs.setdefault(f"{name}, {batch}", []).append(run)
     return {
         f"{n_items} items, requests": Table(
-            f"{n_items:,} items: requests", "requests/s", {n: _row(v) for n, v in rates.items()}
+            f"{n_items:,} items: requests",
+            "",
+            {
+                name: {
+                    "requests/s": figure([run.per_s for run in of]),
+                    "processor ms a list": figure([1_000 * run.cpu_s / run.n_lists for run in of]),
+                }
+                for name, of in runs.items()
+            },
         ),
         f"{n_items} items, latency": Table(
             f"{n_items:,} items: latency",
             "ms",
-            {name: _quantiles(rounds) for name, rounds in latencies.items()},
+            {name: quantiles([run.took_s for run in of]) for name, of in runs.items()},
         ),
         f"{n_items} items, ratio": Table(
             f"{n_items:,} items: ratio within a round, and recall@20",
             "",
-            _ratios(rates) | {f"recall@20, {name}": _row([r]) for name, r in recall.items()},
+            _ratios({name: [run.per_s for run in of] for name, of in runs.items()})
+            | {f"recall@20, {name}": _row([r]) for name, r in recall.items()},
         ),
     }
 
 
-def timed(rank: Rank, size: int, n_asking: int, seconds: float) -> tuple[list[float], int]:
-    """Seconds of each call, for so long and at least two; and how many lists were made."""
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One system in one round. took_s: of each call. cpu_s: of this thread, whoever else ran."""
+
+    took_s: list[float]
+    n_lists: int
+    cpu_s: float
+
+    @property
+    def per_s(self) -> float:
+        """Lists a second."""
+        return self.n_lists / sum(self.took_s)
+
+
+def timed(rank: Rank, size: int, n_asking: int, seconds: float) -> Timed:
+    """Call it for so long and at least twice, users in turn; one call before is not timed."""
     rank(slice(0, min(size, n_asking)))
     took_s: list[float] = []
-    first = n_users = 0
-    began = time.perf_counter()
+    first = n_lists = 0
+    began, cpu_s = time.perf_counter(), time.thread_time()
     while len(took_s) < 2 or time.perf_counter() - began < seconds:
         first = first if first + size <= n_asking else 0
         picked = slice(first, min(first + size, n_asking))
         called = time.perf_counter()
         rank(picked)
         took_s.append(time.perf_counter() - called)
-        n_users += picked.stop - picked.start
+        n_lists += picked.stop - picked.start
         first += size
-    return took_s, n_users
+    return Timed(took_s, n_lists, time.thread_time() - cpu_s)
 
 
 def recall(exact: Lists, other: Lists) -> float:
@@ -285,7 +306,8 @@ def _row(values: list[float]) -> dict[str, Figure]:
     return {"": figure(values)}
 
 
-def _quantiles(rounds: list[list[float]]) -> dict[str, Figure]:
+def quantiles(rounds: list[list[float]]) -> dict[str, Figure]:
+    """Milliseconds over the rounds; rounds: seconds of each call."""
     return {
         name: figure([1_000 * (percentile(took_s, q) or 0.0) for took_s in rounds])
         for name, q in {"p50": 0.5, "p90": 0.9, "p99": 0.99}.items()

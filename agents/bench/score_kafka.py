@@ -17,9 +17,10 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from agents.bench.bed import Bed
-from agents.bench.figures import BenchFailed, Figure, figure, percentile
+from agents.bench.figures import BenchFailed, figure
 from agents.bench.programs import checkpoint_count, watch
 from agents.bench.report import Table
+from agents.bench.score import quantiles
 from agents.bench.worker_runs import workers
 from agents.simulate.run import SimulationPlan, SimulationReport, simulate
 from agents.simulate.shop import Shop, ShopConfig
@@ -71,7 +72,7 @@ def score_kafka(
         "kafka, latency": Table(
             f"{n_items:,} items, through Kafka: sent to readable",
             "ms",
-            {about: _quantiles(rounds) for about, rounds in latencies.items()},
+            {about: quantiles(rounds) for about, rounds in latencies.items()},
         ),
         "kafka, bytes": Table(
             "an answer on Kafka", "bytes", {"20 items with their reasons": {"": figure([n_bytes])}}
@@ -203,10 +204,3 @@ async def _client(bed: Bed) -> AsyncIterator[_Client]:
         await asyncio.gather(following, return_exceptions=True)
         await consumer.stop()
         await producer.stop()
-
-
-def _quantiles(rounds: list[list[float]]) -> dict[str, Figure]:
-    return {
-        name: figure([1_000 * (percentile(took_s, q) or 0.0) for took_s in rounds])
-        for name, q in {"p50": 0.5, "p90": 0.9, "p99": 0.99}.items()
-    }

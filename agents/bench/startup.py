@@ -18,7 +18,7 @@ import redis
 from agents.bench.bed import Bed
 from agents.bench.figures import Figure, figure
 from agents.bench.load import Load, fill
-from agents.bench.machine import this_machine
+from agents.bench.machine import cpu_seconds, this_machine
 from agents.bench.programs import checkpoint_count, finished, running, watch, worker
 from agents.bench.report import Report, Table
 from agents.bench.worker_runs import settings_of, until_ready
@@ -106,7 +106,8 @@ def _started(
     clock = StageClock(time.monotonic())
     with running(f"{name}-{log}", command, bed.folder) as program:
         until_ready(program, port, lambda causes: clock.note(causes, time.monotonic()))
-        yield program, clock.end(time.monotonic())
+        took_s = clock.end(time.monotonic())
+        yield program, took_s | {"processor": cpu_seconds(program.pid)}
 
 
 class StageClock:
@@ -162,5 +163,5 @@ def _imports(folder: Path) -> float:
 
 
 def _rows(rounds: list[dict[str, float]]) -> dict[str, dict[str, Figure]]:
-    names = ["exec to ready", *STAGES]
+    names = ["exec to ready", *STAGES, "processor"]
     return {name: {"": figure([stages[name] for stages in rounds])} for name in names}

@@ -93,9 +93,9 @@ def test_what_fails_in_the_thread_is_raised(asking: Asking, monkeypatch: pytest.
 
 def test_every_call_is_timed_and_every_list_counted():
     seen: list[slice] = []
-    took_s, n_users = timed(seen.append, size=4, n_asking=10, seconds=0.0)
-    assert len(took_s) == 2
-    assert n_users == 8
+    run = timed(seen.append, size=4, n_asking=10, seconds=0.0)
+    assert len(run.took_s) == 2
+    assert run.n_lists == 8
     assert seen == [slice(0, 4), slice(0, 4), slice(4, 8)]
 
 

@@ -48,14 +48,16 @@ def test_score_tells_requests_latency_recall_and_what_has_changed(
     tables = document["tables"]
     rows = tables["300 items, requests"]["rows"]
     assert len(rows) == 6
-    assert len(rows["foldstream, one"][""]["values"]) == 2
+    assert len(rows["foldstream, one"]["requests/s"]["values"]) == 2
     assert tables["300 items, ratio"]["rows"]["recall@20, foldstream"][""]["median"] == 1.0
     assert set(tables["kafka, latency"]["rows"]) == {"one", "32 at once"}
     before = tmp_path / "before.json"
     before.write_bytes(msgspec.json.encode(document))
     again = [*sizes, "--kafka-items", "0", "--systems", "scores", "--compare", str(before)]
     changes = run(capsys, "score", *again)["changes"]
-    assert {"300 items, requests / scores, one / "} <= {change["name"] for change in changes}
+    assert {"300 items, requests / scores, one / requests/s"} <= {
+        change["name"] for change in changes
+    }
     assert not any("kafka" in change["name"] for change in changes)
 
 
@@ -78,6 +80,7 @@ def test_startup_tells_each_start_by_stage(
     assert set(tables) == {"first start, empty store", "after a stop", "after kill -9", "reference"}
     for name in set(tables) - {"reference"}:
         rows = {stage: row[""]["median"] for stage, row in tables[name]["rows"].items()}
+        assert rows.pop("processor") > 0
         whole = rows.pop("exec to ready")
         assert sum(rows.values()) == pytest.approx(whole)
         assert rows["until it answers"] > 0
