@@ -77,6 +77,16 @@ class Run:
     to_store: float
     from_store: float
 
+    @property
+    def worker_us(self) -> float:
+        """Microseconds of processor an event, of all workers."""
+        return sum(us for name, us in self.rate.cpu_us.items() if name.startswith("worker"))
+
+    @property
+    def server_us(self) -> float:
+        """The same of broker and store."""
+        return sum(self.rate.cpu_us.values()) - self.worker_us
+
 
 def scale(
     bed: Bed,
@@ -164,18 +174,10 @@ def put_users(store: redis.Redis, name: str, point: Point) -> None:
 
 
 def _row(runs: Sequence[Run]) -> dict[str, Figure]:
-    def cpu(of_workers: bool) -> Figure:
-        return figure(
-            [
-                sum(us for n, us in r.rate.cpu_us.items() if n.startswith("worker") == of_workers)
-                for r in runs
-            ]
-        )
-
     return {
         "events/s": figure([run.rate.events_per_s for run in runs]),
-        "us of workers": cpu(True),
-        "us of servers": cpu(False),
+        "us of workers": figure([run.worker_us for run in runs]),
+        "us of servers": figure([run.server_us for run in runs]),
         "bytes to store": figure([run.to_store for run in runs]),
         "bytes from store": figure([run.from_store for run in runs]),
     }
@@ -190,9 +192,12 @@ def _ratios(rates: dict[str, list[Run]]) -> dict[str, dict[str, Figure]]:
         for name in rates
         if name != "default"
     }
-    for name in rates:
-        alone = f"{name}, no exchange"
-        if alone in rates:
-            lost = [1 - a / b for a, b in zip(values(name), values(alone), strict=True)]
+    for name, runs in rates.items():
+        alone = rates.get(f"{name}, no exchange")
+        if alone is not None:
+            pairs = list(zip(runs, alone, strict=True))
+            lost = [1 - a.rate.events_per_s / b.rate.events_per_s for a, b in pairs]
+            cpu = [1 - b.worker_us / a.worker_us for a, b in pairs]
             found[f"share lost to the exchange, {name}"] = {"": figure(lost)}
+            found[f"the same of the workers' processor time, {name}"] = {"": figure(cpu)}
     return found
