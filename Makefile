@@ -16,7 +16,7 @@ help:
 	@echo 'make setup   install everything for development into .venv'
 	@echo 'make test    all tests, on a real broker and store (ARGS="-k name" for some)'
 	@echo 'make check   format, lint, types, imports'
-	@echo 'make bench   throughput and latency'
+	@echo 'make bench   speed, memory, start-up and scale (half an hour; BENCH=latency for one)'
 	@echo 'make chaos   break everything by seeded schedules and verify (hours; goes on where it was)'
 	@echo 'make lock    write requirements*.txt anew (needs uv)'
 	@echo 'make clean   remove .venv, caches and the demo data'
@@ -36,9 +36,10 @@ check: .venv/.installed-dev
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+BENCH ?= throughput latency score memory startup scale
+
 bench: .venv/.installed-dev
-	.venv/bin/foldstream bench throughput $(ARGS)
-	.venv/bin/foldstream bench latency $(ARGS)
+	@set -e; for what in $(BENCH); do .venv/bin/foldstream bench $$what $(ARGS); done
 
 # Finished runs are kept in the repository, so that the table can be filled in several sittings.
 CHAOS ?= docs/chaos.jsonl

@@ -234,7 +234,8 @@ class _Run:
         with running(self.system.name, command, self.bed.folder) as program:
             finished(program)
         result = json.loads(Path(str(order["result"])).read_text("utf-8"))
-        return Rate(result["n"] / result["seconds"], result["n"], result["seconds"], {})
+        n, seconds = result["n"], result["seconds"]
+        return Rate(n / seconds, n, seconds, {"system": result["cpu_s"] / n * 1e6})
 
     def _order(self, prefix: str, n: int, progress: Path) -> dict[str, object]:
         return {

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agents.bench.bed import made_bed
 from agents.bench.figures import Figure
 from agents.bench.latency import QUANTILES, LatencyPlan, LatencyReport, latency
 from agents.bench.throughput import SYSTEMS, System, ThroughputReport, throughput
+from agents.cli import bench_sizes
+from agents.cli.bench_output import (
+    PARTITIONS,
+    CompareOption,
+    KafkaBenchOption,
+    RedisBenchOption,
+    RepeatsOption,
+    checked,
+    counted,
+    finish,
+    plain_table,
+    quiet,
+    stepped,
+)
 from agents.cli.common import JsonOption, Output
 from agents.errors import UsageError
-
-PARTITIONS = 16
-
-KafkaBenchOption = Annotated[
-    str | None, typer.Option("--kafka", help="Use this broker instead of starting one.")
-]
-RedisBenchOption = Annotated[
-    str | None, typer.Option("--redis", help="Use this store instead of starting one.")
-]
-RepeatsOption = Annotated[
-    int, typer.Option(min=1, max=100, help="Rounds; each system runs once in each.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("throughput")(throughput_command)
     group.command("latency")(latency_command)
+    bench_sizes.register(group)
     app.add_typer(group)
 
 
@@ -51,6 +52,7 @@ def throughput_command(
     ] = None,
     kafka: KafkaBenchOption = None,
     redis: RedisBenchOption = None,
+    compare: CompareOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sustained events/s of the updater beside two Faust agents and the limits of its parts.
@@ -58,22 +60,17 @@ def throughput_command(
     The references stand in tests/bench, so this runs from a checkout.
     """
     output = Output(as_json)
-    _quiet()
+    checked(compare)
+    quiet()
     chosen = choose(systems)
-    with output.progress() as progress:
-        task = progress.add_task("starting", total=None, rate="")
-
-        def on_progress(what: str, done: int, n: int) -> None:
-            progress.update(task, description=what, completed=done, total=n)
-
-        def on_step(step: str) -> None:
-            progress.update(task, description=step)
-
-        with made_bed(kafka, redis, PARTITIONS, on_step) as bed:
-            report = throughput(bed, chosen, events, repeats, on_progress)
-    output.result(report)
+    with (
+        counted(output) as on_progress,
+        made_bed(kafka, redis, PARTITIONS, lambda step: on_progress(step, 0, 0)) as bed,
+    ):
+        report = throughput(bed, chosen, events, repeats, on_progress)
     if not as_json:
         _show_throughput(output, report)
+    finish(output, report, compare)
 
 
 def latency_command(
@@ -85,6 +82,7 @@ def latency_command(
     ] = 0.1,
     kafka: KafkaBenchOption = None,
     redis: RedisBenchOption = None,
+    compare: CompareOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """From an event's append to the moment its recommendation can be read.
@@ -93,24 +91,14 @@ def latency_command(
     skipped for a newer one counts as late.
     """
     output = Output(as_json)
-    _quiet()
+    checked(compare)
+    quiet()
     plan = LatencyPlan(rate_per_s=rate, seconds=seconds, repeats=repeats, probe_share=probes)
-    with output.progress(counted=False) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def on_step(step: str) -> None:
-            progress.update(task, description=step)
-
-        with made_bed(kafka, redis, PARTITIONS, on_step) as bed:
-            report = latency(bed, plan, on_step)
-    output.result(report)
+    with stepped(output) as on_step, made_bed(kafka, redis, PARTITIONS, on_step) as bed:
+        report = latency(bed, plan, on_step)
     if not as_json:
         _show_latency(output, report)
-
-
-def _quiet() -> None:
-    """aiokafka tells of every retry on a topic that was made a moment ago."""
-    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    finish(output, report, compare)
 
 
 def choose(names: str | None) -> tuple[System, ...]:
@@ -138,7 +126,7 @@ def _show_throughput(output: Output, report: ThroughputReport) -> None:
         f"{settings['partitions']} partitions, k = {settings['n_factors']}, "
         f"{settings['repeats']} repeats, agents {settings['agents']}\n"
     )
-    table = _table("events/s", "median", "min", "max", "events")
+    table = plain_table("events/s", "median", "min", "max", "events")
     for name, rate in report.rates.items():
         table.add_row(
             report.about[name],
@@ -149,13 +137,13 @@ def _show_throughput(output: Output, report: ThroughputReport) -> None:
     output.say()
     processes = sorted({process for cpu in report.cpu_us.values() for process in cpu}, reverse=True)
     if processes:
-        table = _table("processor, us an event", *processes)
+        table = plain_table("processor, us an event", *processes)
         for name, cpu in report.cpu_us.items():
             cells = (f"{cpu[process]:.1f}" if process in cpu else "" for process in processes)
             table.add_row(report.about[name], *cells)
         output.show(table)
     output.say()
-    ratios = _table("ratio within a repeat", "median", "min", "max")
+    ratios = plain_table("ratio within a repeat", "median", "min", "max")
     for name, figure in report.ratios.items():
         ratios.add_row(name, *(f"{value:.2f}" for value in (figure.median, figure.min, figure.max)))
     output.show(ratios)
@@ -170,7 +158,7 @@ def _show_latency(output: Output, report: LatencyReport) -> None:
         f"{settings['repeats']} repeats, {settings['probe_users']:,} probe users of "
         f"{settings['users']:,}\n"
     )
-    table = _table("ms", *QUANTILES)
+    table = plain_table("ms", *QUANTILES)
     for name, quantiles in report.milliseconds.items():
         table.add_row(name, *(_ms(quantiles[q]) for q in QUANTILES))
     output.show(table)
@@ -186,11 +174,3 @@ def _ms(figure: Figure | None) -> str:
     if figure is None:
         return "late"
     return f"{figure.median:.0f} ({figure.min:.0f}-{figure.max:.0f})"
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table

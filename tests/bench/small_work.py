@@ -123,6 +123,7 @@ class SmallWork:
         )
 
 
-def write_result(order: Order, n: int, seconds: float) -> None:
-    """Tell the bench: n things in so many seconds, for programs that time themselves."""
-    Path(order.result).write_text(json.dumps({"n": n, "seconds": seconds}))
+def write_result(order: Order, n: int, seconds: float, cpu_s: float) -> None:
+    """Tell the bench: n things in so many seconds of the clock and of the processor, for programs
+    that time themselves."""
+    Path(order.result).write_text(json.dumps({"n": n, "seconds": seconds, "cpu_s": cpu_s}))

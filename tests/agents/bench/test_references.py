@@ -18,6 +18,7 @@ def test_both_agents_and_all_limits_run_to_their_end(kafka: str, redis_url: str)
         report = throughput(bed, chosen, 10_000, 1, lambda what, done, n: seen.append(what))
     assert set(report.rates) == {system.name for system in chosen}
     assert all(rate.min > 0 for rate in report.rates.values())
+    assert all(report.cpu_us[name]["system"] > 0 for name in report.rates)
     assert report.settings["events"]["faust_per_event"] == 400
     assert "faust_take" in seen
 

@@ -1,20 +1,17 @@
-"""Bytes of the store for one user, measured in a store of its own: docs/wire.md has the table.
+"""Bytes of the store for one user, measured in a store of its own: docs/wire.md has the formula.
 
-    python tests/bench/bytes_per_user.py [--users 1000000] [--format 2] [--own-items 20]
-
-Prints for each shop of users the mean record, the store's memory a user (used_memory before and
-after, keys and hash table included), the formula, and GiB for a million users.
+Records of real customers (online-retail, folded by the product) and of made-up users whose history
+lengths follow a stated distribution. Each shop of users gets a new store: memory is freed late.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gzip
 import math
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,7 @@ from profiles.interactions import Interactions
 from profiles.items import ItemTable
 from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import encode_profile
-from profiles.shape import OWN_FORMAT, RECORD_VERSION, FoldConfig, ModelShape
+from profiles.shape import FoldConfig, ModelShape
 from profiles.store_keys import Keys
 from profiles.table import ProfileTable
 from streams.embedded.store import StoreServer
@@ -34,6 +31,55 @@ PURCHASES = Path(__file__).parents[2] / "data/online-retail-2011/purchases.csv.g
 BATCH = 1000
 N_KINDS_OF_RECORDS = 20_000
 """Different records of a made-up shop; its users share them, for the store sees only lengths."""
+
+MEAN_EVENTS = 8
+"""Of the geometric distribution: an eighth has one event, half six or more, a tenth eighteen."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserBytes:
+    """Of one shop of users. record: mean bytes. store: used_memory a user. formula: as told."""
+
+    n_users: int
+    record: float
+    store: float
+    formula: float
+
+
+def user_bytes(
+    n_users: int, record_format: int, shape: ModelShape, on_step: Callable[[str], None]
+) -> dict[str, UserBytes]:
+    """By shop of users: online-retail's customers, if their purchases are here, and two made up."""
+    generator = np.random.default_rng(7)
+    lengths = {
+        f"geometric, mean {MEAN_EVENTS} events": generator.geometric(
+            1 / MEAN_EVENTS, N_KINDS_OF_RECORDS
+        ),
+        # P(a user has at least n events) = 1/n: half have one, a tenth ten or more.
+        "n or more events: 1 of n users": np.minimum(
+            1 / (1 - generator.random(N_KINDS_OF_RECORDS)), 10_000
+        ).astype(np.int64),
+        "everyone 30 events": np.full(5_000, 30),
+    }
+    ids = [f"u{n:07d}" for n in range(n_users)]
+    shops: dict[str, tuple[list[bytes], list[str]]] = {}
+    if PURCHASES.exists():
+        on_step("folding online-retail's customers")
+        retail = online_retail(record_format, shape)
+        shops["online-retail's customers"] = list(retail.values()), list(retail)
+    for name, drawn in lengths.items():
+        shops[name] = list(made_up(drawn.tolist(), generator, record_format, shape)), ids
+    found = {}
+    for name, (records, user_ids) in shops.items():
+        on_step(f"store with {len(user_ids):,} users: {name}")
+        n_key = 14 + sum(map(len, user_ids)) // len(user_ids)
+        found[name] = UserBytes(
+            len(user_ids),
+            float(np.mean([len(record) for record in records])),
+            measure(records, user_ids),
+            float(np.mean([formula(len(record), n_key) for record in records])),
+        )
+    return found
 
 
 def formula(n_record: int, n_key: int) -> float:
@@ -130,59 +176,20 @@ def made_up(
         yield encode_profile(profile, shape, record_format)
 
 
-def measure(records: Sequence[bytes], user_ids: Sequence[str]) -> tuple[str, float]:
-    """The server, and its used_memory a user: of a new one, for memory is freed late."""
+def measure(records: Sequence[bytes], user_ids: Sequence[str]) -> float:
+    """used_memory a user of a new server."""
     keys = Keys("fs", "g1", 16)
     with tempfile.TemporaryDirectory() as folder:
         server = StoreServer(Path(folder), ephemeral=True)
         server.start()
         client = redis.Redis.from_url(server.url)
-        memory = client.info("memory")
+        before = client.info("memory")["used_memory"]
         for first in range(0, len(user_ids), BATCH):
             numbers = range(first, min(first + BATCH, len(user_ids)))
             pairs = {keys.record(n % 16, user_ids[n]): records[n % len(records)] for n in numbers}
             client.mset(pairs)
         client.close()  # its buffers are memory too
-        used = client.info("memory")["used_memory"] - memory["used_memory"]
+        used = client.info("memory")["used_memory"] - before
         client.close()
         server.stop()
-    return f"{server.version} ({memory['mem_allocator']})", used / len(user_ids)
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=1_000_000)
-    parser.add_argument("--format", type=int, default=RECORD_VERSION)
-    parser.add_argument("--own-items", type=int, default=ModelShape().own_items)
-    asked = parser.parse_args()
-    shape = ModelShape(own_items=asked.own_items if asked.format >= OWN_FORMAT else 0)
-    generator = np.random.default_rng(7)
-    # P(a user has at least n events) = 1/n: half have one, a tenth ten or more.
-    zipf = np.minimum(1 / (1 - generator.random(N_KINDS_OF_RECORDS)), 10_000).astype(np.int64)
-    ids = [f"u{n:07d}" for n in range(asked.users)]
-    retail = online_retail(asked.format, shape)
-    few = list(made_up(zipf.tolist(), generator, asked.format, shape))
-    many = list(made_up([30] * 5000, generator, asked.format, shape))
-    shops = [
-        ("online-retail's customers", list(retail.values()), list(retail)),
-        ("n or more events: 1 of n users", few, ids),
-        ("everyone 30 events", many, ids),
-    ]
-    rows = [f"{'shop':32}{'users':>10}{'record':>8}{'store':>8}{'formula':>9}{'GiB/million':>13}"]
-    for name, records, user_ids in shops:
-        version, store = measure(records, user_ids)
-        n_key = 14 + sum(map(len, user_ids)) // len(user_ids)
-        told = float(np.mean([formula(len(record), n_key) for record in records]))
-        size = float(np.mean([len(record) for record in records]))
-        rows.append(
-            f"{name:32}{len(user_ids):10,}{size:8.1f}{store:8.1f}{told:9.1f}"
-            f"{store * 1e6 / 2**30:13.3f}"
-        )
-    sys.stdout.write(
-        f"{version}, format {asked.format}, {shape.own_items} own items\n" + "\n".join(rows) + "\n"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return float(used) / len(user_ids)

@@ -1,0 +1,44 @@
+"""What is told of memory: bytes a user in the store, and whether a worker stops growing."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from agents.bench.figures import BenchFailed
+from agents.bench.memory import Growth, after_warm_up, slope
+from agents.bench.record_sizes import MEAN_EVENTS, user_bytes
+from agents.bench.worker_runs import resident_bytes
+from profiles.shape import RECORD_VERSION, ModelShape
+
+
+def test_the_store_holds_more_than_the_records_and_about_what_the_formula_says():
+    shape = ModelShape()
+    found = user_bytes(3_000, RECORD_VERSION, shape, lambda step: None)
+    assert f"geometric, mean {MEAN_EVENTS} events" in found
+    assert found["online-retail's customers"].n_users == 4_363
+    for told in found.values():
+        assert told.store > told.record > 50
+        # A server of so few users is a tenth off: its hash table grows in steps.
+        assert told.store == pytest.approx(told.formula, rel=0.3)
+    few, many = found["n or more events: 1 of n users"], found["everyone 30 events"]
+    assert many.record > few.record
+
+
+def test_the_slope_is_that_of_the_readings_after_the_warm_up():
+    growth = Growth([10, 20, 30, 40], [5_000, 7_000, 7_010, 7_020], 100)
+    counts, sizes = after_warm_up(growth, 20)
+    assert counts == [20, 30, 40]
+    assert slope(counts, sizes) == pytest.approx(1.0)
+
+
+def test_too_few_readings_after_the_warm_up_are_no_slope():
+    with pytest.raises(BenchFailed, match="warm-up"):
+        after_warm_up(Growth([10, 20], [1, 2], 0), 20)
+
+
+def test_a_process_that_runs_has_memory_and_one_that_is_gone_is_told():
+    assert resident_bytes(os.getpid()) > 1_000_000
+    with pytest.raises(BenchFailed, match="gone"):
+        resident_bytes(2**22 + 1)

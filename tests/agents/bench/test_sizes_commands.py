@@ -1,0 +1,86 @@
+"""`bench score`, `memory` and `startup` as they are typed, at small sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents.__main__ import run_command
+from agents.cli.common import Exit
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert run_command(["bench", *arguments, "--json"]) == Exit.DONE
+    document: dict[str, Any] = msgspec.json.decode(capsys.readouterr().out)
+    assert document["machine"]["versions"]["python"]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["score", "--items", "many"], "--items"),
+        (["score", "--items", "0"], "--items"),
+        (["score", "--systems", "annoy"], "limit_product"),
+        (["score", "--compare", "no-such-file.json"], "no-such-file.json"),
+        (["memory", "--users", "4000", "--cache", "2000"], "--users"),
+        (["scale", "--only", "height"], "history"),
+        (["scale", "--workers", "65"], "--workers"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_what_is_wrong_is_named_before_anything_is_measured(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run_command(["bench", *arguments]) == Exit.USAGE
+    assert named in capsys.readouterr().err
+
+
+def test_score_tells_requests_latency_recall_and_what_has_changed(
+    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    sizes = ["--items", "300", "--seconds", "0.2", "--repeats", "2", "--rate", "50"]
+    given = ["--kafka", kafka, "--redis", redis_url, "--kafka-items", "300"]
+    document = run(capsys, "score", *sizes, *given)
+    tables = document["tables"]
+    rows = tables["300 items, requests"]["rows"]
+    assert len(rows) == 6
+    assert len(rows["foldstream, one"]["requests/s"]["values"]) == 2
+    assert tables["300 items, ratio"]["rows"]["recall@20, foldstream"][""]["median"] == 1.0
+    assert set(tables["kafka, latency"]["rows"]) == {"one", "32 at once"}
+    before = tmp_path / "before.json"
+    before.write_bytes(msgspec.json.encode(document))
+    again = [*sizes, "--kafka-items", "0", "--systems", "scores", "--compare", str(before)]
+    changes = run(capsys, "score", *again)["changes"]
+    assert {"300 items, requests / scores, one / requests/s"} <= {
+        change["name"] for change in changes
+    }
+    assert not any("kafka" in change["name"] for change in changes)
+
+
+def test_memory_tells_of_store_and_worker_by_user_and_item(
+    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+):
+    given = ["--kafka", kafka, "--redis", redis_url, "--repeats", "1", "--store-users", "1000"]
+    sizes = ["--users", "4000", "--cache", "1000", "--items", "1000"]
+    tables = run(capsys, "memory", *given, *sizes)["tables"]
+    assert len(tables["store, users"]["rows"]) == 4
+    assert tables["items"]["rows"]["store, an item"]["bytes"]["median"] > 256  # its vector alone
+    assert "slope from 2,000 users on, a user" in tables["worker, users"]["rows"]
+
+
+def test_startup_tells_each_start_by_stage(
+    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+):
+    given = ["--kafka", kafka, "--redis", redis_url, "--repeats", "1", "--events", "1000"]
+    tables = run(capsys, "startup", *given)["tables"]
+    assert set(tables) == {"first start, empty store", "after a stop", "after kill -9", "reference"}
+    for name in set(tables) - {"reference"}:
+        rows = {stage: row[""]["median"] for stage, row in tables[name]["rows"].items()}
+        assert rows.pop("processor") > 0
+        whole = rows.pop("exec to ready")
+        assert sum(rows.values()) == pytest.approx(whole)
+        assert rows["until it answers"] > 0
