@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
 from agents.translate import query_tokens
+from profiles.base_terms import BaseTerms
 from profiles.candidates import Candidates
 from profiles.interactions import MAX_KINDS, Kinds
 from profiles.profile import NO_OFFSET
@@ -147,13 +148,9 @@ class Ranking:
             if query is not None:
                 self._take_query(int(row[0]), query)
             users = self._see(row, asked_ms)
-            scores = self._scorer.scores(
-                self._view.model,
-                self._view.base,
-                self._profiles.columns,
-                users,
-                rows[known],
-            )[0]
+            model = self._view.model
+            base = BaseTerms(model, rows[known], self._view.config)
+            scores = self._scorer.scores(model, base, self._profiles.columns, users)[0]
             scores[~np.isfinite(scores)] = -MOST_SCORE
             order = np.argsort(-scores, kind="stable")
             ranked, scores = rows[known[order]], scores[order]

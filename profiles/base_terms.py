@@ -23,20 +23,26 @@ N_CONTEXTS = 16
 
 
 class BaseTerms:
-    """Of the first n items of a model. n_learned, clock_ms: of that moment. terms: float32 (T, I),
-    by their places; DOT's stays 0. rows: int32 (I,), 0 to n - 1."""
+    """Of the first n items of a model, or of some (not `whole`).
 
-    def __init__(self, model: Model, n: int, config: FoldConfig) -> None:
+    n_learned, clock_ms: of that moment. rows: int32 (I,), the items. terms: float32 (T, I), by
+    their places; DOT's stays 0.
+    """
+
+    def __init__(self, model: Model, rows: int | NDArray[np.int32], config: FoldConfig) -> None:
+        """rows: how many items, from the first on, or which."""
         items = model.items
+        n = rows if isinstance(rows, int) else len(rows)
         self.n_learned = int(items.state[N_LEARNED])
         self.clock_ms = int(items.state[CLOCK_MS])
-        self.rows: NDArray[np.int32] = np.arange(n, dtype=np.int32)
+        self.whole = isinstance(rows, int)
+        self.rows = np.arange(n, dtype=np.int32) if isinstance(rows, int) else rows
         self._theta = model.blend.theta.copy()
         self._weighted: NDArray[np.float32] = np.empty((N_CONTEXTS, n), np.float32)
         self._number: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()  # of `_number`, whose rows of `_weighted` are filled
         terms: NDArray[np.float32] = np.zeros((LAST + 1, n), np.float32)
-        _write_all(items, speeds_of(config), np.zeros((1, N_TERMS), np.float32), terms)
+        _write_all(items, self.rows, speeds_of(config), np.zeros((1, N_TERMS), np.float32), terms)
         self.terms = terms
 
     def __len__(self) -> int:
@@ -70,10 +76,11 @@ class BaseTerms:
 
 @compiled
 def _write_all(
-    items: ItemColumns, speeds: Speeds, phi: NDArray[np.float32], terms: NDArray[np.float32]
-) -> None:
-    """The terms of the first items. phi: (1, F), scratch. terms: (T, I)."""
-    for row in range(terms.shape[1]):
-        write_item_terms(items, row, speeds, phi, 0)
+    items: ItemColumns, rows: NDArray[np.int32], speeds: Speeds, phi: NDArray[np.float32],
+    terms: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """The terms of some items. phi: (1, F), scratch. terms: (T, I)."""
+    for j in range(len(rows)):
+        write_item_terms(items, np.int64(rows[j]), speeds, phi, 0)
         for term in range(POPF, LAST + 1):
-            terms[term, row] = phi[0, term]
+            terms[term, j] = phi[0, term]

@@ -99,14 +99,11 @@ class Scorer:
         base: BaseTerms,
         columns: ProfileColumns,
         users: Users,
-        picked: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
-        """float32 (B, I): the score of every item of `base` for every user; float32 (B, N) of the
-        rows `picked` only, if given."""
-        items, n = model.items, len(base)
-        if picked is None:
+        """float32 (B, I): the score of every item of `base` for every user."""
+        items, n, picked = model.items, len(base), base.rows
+        if base.whole:
             vectors, text = items.vectors[:n], items.text[:n]
-            picked = base.rows
         else:
             vectors, text = items.vectors[picked], items.text[picked]
         with np.errstate(over="ignore", invalid="ignore"):  # no list has what is no number
@@ -273,8 +270,7 @@ def _add_terms(
         weigh_touched(columns, model, users, b, c, s, w)
         of_item = base[contexts[b]]
         for j in range(len(picked)):
-            row = picked[j]
-            S[b, j] += of_item[row] + w.touched[s.touched.at[row]]
+            S[b, j] += of_item[j] + w.touched[s.touched.at[picked[j]]]
         if has_groups:
             weigh_groups(model.groups, s.groups, users.weight[b], w.group)
             for j in range(len(picked)):
