@@ -15,6 +15,7 @@ import faust
 import structlog
 from mode import Service
 
+from agents.candidate_keeper import CandidateKeeper
 from agents.catalogue import Catalogue
 from agents.describer import Describer
 from agents.errors import SettingsError
@@ -29,6 +30,7 @@ from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits
 from agents.ranking import Ranking, RankingRules
+from agents.ranking_thread import RankingThread
 from agents.requests_transport import RequestsApp
 from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
 from agents.settings import Settings
@@ -37,6 +39,7 @@ from agents.sweeper import Sweeper
 from agents.translate import Translator
 from agents.trials import LiveTrials, TrialLog
 from agents.updater import KafkaAnnouncer, Parts, ProfileUpdater, wall_clock_ms
+from profiles.candidates import Candidates
 from profiles.store import ProfileStore
 from profiles.view import ItemView
 from streams.codec import EventCodec
@@ -137,6 +140,7 @@ class Worker:
     snapshots: SnapshotWriter | None = None
     exchange: DeltaExchange | None = None
     sweeper: Sweeper | None = None
+    candidates: Candidates | None = None
     ranking: Ranking | None = None
     scorer: ScoringService | None = None
     answerer: RequestAnswerer | None = None
@@ -252,8 +256,10 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             worker.view = reader.view
             worker.exchange = _exchange(settings, worker, reader, number, folds=False)
             services += [reader, Describer(catalogue, reader), worker.exchange]
-        worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules)
-    if "scorer" in roles and worker.view is not None and worker.ranking is not None:
+        worker.candidates = Candidates(worker.view, settings.exact_items)
+        services.append(CandidateKeeper(worker.candidates))
+        worker.ranking = Ranking(worker.view, worker.catalogue, kinds, rules, worker.candidates)
+    if "scorer" in roles and worker.view is not None:
         scorer_config = ScorerConfig(
             bootstrap=settings.kafka,
             changes_topic=topics.profile_changes.name,
@@ -268,7 +274,8 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         )
         worker.scorer = ScoringService(
             scorer_config,
-            Ranking(worker.view, worker.catalogue, kinds, rules),  # its own: it may use a thread
+            # Rankings of their own, as they use threads.
+            Ranking(worker.view, worker.catalogue, kinds, rules, worker.candidates),
             store,
             producer,
             metrics,
@@ -276,7 +283,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
         worker.answerer = RequestAnswerer(
             scorer_config,
             shape,
-            worker.ranking,
+            RankingThread(Ranking(worker.view, worker.catalogue, kinds, rules, worker.candidates)),
             store,
             producer,
             metrics,

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
 from agents.translate import query_tokens
+from profiles.base_terms import BaseTerms
+from profiles.candidates import Candidates
 from profiles.interactions import MAX_KINDS, Kinds
 from profiles.profile import NO_OFFSET
 from profiles.reasons import reasons
@@ -77,8 +79,11 @@ class Ranking:
         catalogue: Catalogue | None,
         kinds: Kinds,
         rules: RankingRules,
+        candidates: Candidates | None = None,
     ) -> None:
+        """candidates: of the view, for lists that do without scoring every item."""
         self._view = view
+        self._candidates = candidates
         self._catalogue = catalogue
         self._kinds = kinds
         self._rules = rules
@@ -99,13 +104,13 @@ class Ranking:
         user_ids: Sequence[str],
         records: Sequence[bytes | None],
         n: int,
-        asked_ms: int | None = None,
+        asked_ms: int | Sequence[int] | None = None,
     ) -> list[Ranked]:
-        """The best n items of each user, exactly; shorter where fewer are left.
+        """The best n items of each user; shorter where fewer are left.
 
         records: in the order of the distinct user_ids; None for a user without a profile, who
-        gets what is popular. asked_ms: when the lists are asked for; None: with each user's newest
-        event. Raises RecordCorrupt and RecordTooNew, which name the user.
+        gets what is popular. asked_ms: when the lists are asked for, or each of them; None: with
+        each user's newest event. Raises RecordCorrupt and RecordTooNew, which name the user.
         """
         if not user_ids:
             return []
@@ -118,6 +123,7 @@ class Ranking:
                 self._left_out(users),
                 n,
                 self._in_stock(),
+                self._candidates,
             )
             return self._entries(users, ranked, scores)
 
@@ -142,13 +148,9 @@ class Ranking:
             if query is not None:
                 self._take_query(int(row[0]), query)
             users = self._see(row, asked_ms)
-            scores = self._scorer.scores(
-                self._view.model,
-                self._view.base,
-                self._profiles.columns,
-                users,
-                rows[known],
-            )[0]
+            model = self._view.model
+            base = BaseTerms(model, rows[known], self._view.config)
+            scores = self._scorer.scores(model, base, self._profiles.columns, users)[0]
             scores[~np.isfinite(scores)] = -MOST_SCORE
             order = np.argsort(-scores, kind="stable")
             ranked, scores = rows[known[order]], scores[order]
@@ -172,9 +174,11 @@ class Ranking:
         columns.pending[row, : len(words)] = words
         columns.n_pending[row] = len(words)
 
-    def _see(self, rows: NDArray[np.int32], asked_ms: int | None) -> Users:
+    def _see(self, rows: NDArray[np.int32], asked_ms: int | Sequence[int] | None) -> Users:
         columns = self._profiles.columns
-        times = columns.last_ms[rows] if asked_ms is None else np.full(len(rows), asked_ms)
+        times = columns.last_ms[rows] if asked_ms is None else np.zeros(len(rows), np.int64)
+        if asked_ms is not None:
+            times[:] = asked_ms
         no_session = np.zeros(len(rows), np.uint32)  # a request names none: the time decides
         return self._scorer.users(self._view.model, columns, rows, times, no_session)
 

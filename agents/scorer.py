@@ -22,6 +22,7 @@ from mode import Service
 
 from agents.metrics import Metrics
 from agents.ranking import Ranked, Ranking
+from agents.ranking_thread import RankingThread
 from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
 from profiles.record import decode_profile
 from profiles.shape import ModelShape
@@ -357,7 +358,7 @@ class RequestAnswerer:
         self,
         config: ScorerConfig,
         shape: ModelShape,
-        ranking: Ranking,
+        ranking: RankingThread,
         store: ProfileStore,
         producer: Producer,
         metrics: Metrics,
@@ -427,9 +428,9 @@ class RequestAnswerer:
             error = "older_profile" if is_late else None
             now_ms = self._config.now_ms()
             if isinstance(request, RecommendRequest):
-                ranked = self._ranking.rank([request.user_id], [record], request.n, now_ms)[0]
+                ranked = await self._ranking.rank(request.user_id, record, request.n, now_ms)
             else:
-                ranked = self._ranking.rerank(
+                ranked = await self._ranking.rerank(
                     request.user_id, record, request.candidates, request.n, now_ms, request.query
                 )
         except StoreAway as away:

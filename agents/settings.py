@@ -131,6 +131,9 @@ class Settings(BaseSettings):
     exclude_current: bool = Field(True, description="leave out what the user looked at last")
     exclude_bought: bool = Field(False, description="leave out what the user bought recently")
     n_reasons: int = Field(3, ge=0, le=10)
+    exact_items: int = Field(
+        100_000, ge=0, description="of more items, lists are made of candidates"
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"

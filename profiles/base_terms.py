@@ -1,7 +1,6 @@
 """The terms of the blend that an item has for everybody, of all items at one moment.
 
-The same numbers as `terms.write_item_terms` gives for one item (a test holds one to the other), by
-whole columns. Making them takes some 20 ns an item, weighting them for a context a tenth of it.
+What `terms.write_item_terms` gives for one item, by whole columns.
 """
 
 from __future__ import annotations
@@ -12,47 +11,38 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.item_columns import CLOCK_MS, N_LEARNED
+from profiles.item_columns import CLOCK_MS, N_LEARNED, ItemColumns
+from profiles.jit import compiled
 from profiles.model import Model
+from profiles.scratch import speeds_of
 from profiles.shape import FoldConfig
-from profiles.terms import AGE, COUNT_FLOOR, LAST, NEVER, POPF, POPM, POPS, RL, RS, START
+from profiles.terms import LAST, N_TERMS, POPF, Speeds, write_item_terms
 
 N_CONTEXTS = 16
 """What four active parts can be: 4 lengths of a history, a session begun or not, a query or not."""
 
-FLOOR = np.float32(COUNT_FLOOR)
-
 
 class BaseTerms:
-    """Of the first n items of a model. n_learned, clock_ms: of that moment. terms: float32 (T, I),
-    by their places; DOT's stays 0. rows: int32 (I,), 0 to n - 1."""
+    """Of the first n items of a model, or of some (not `whole`).
 
-    def __init__(self, model: Model, n: int, config: FoldConfig) -> None:
+    n_learned, clock_ms: of that moment. rows: int32 (I,), the items. terms: float32 (T, I), by
+    their places; DOT's stays 0.
+    """
+
+    def __init__(self, model: Model, rows: int | NDArray[np.int32], config: FoldConfig) -> None:
+        """rows: how many items, from the first on, or which."""
         items = model.items
+        n = rows if isinstance(rows, int) else len(rows)
         self.n_learned = int(items.state[N_LEARNED])
         self.clock_ms = int(items.state[CLOCK_MS])
-        self.rows: NDArray[np.int32] = np.arange(n, dtype=np.int32)
+        self.whole = isinstance(rows, int)
+        self.rows = np.arange(n, dtype=np.int32) if isinstance(rows, int) else rows
         self._theta = model.blend.theta.copy()
         self._weighted: NDArray[np.float32] = np.empty((N_CONTEXTS, n), np.float32)
         self._number: dict[tuple[int, ...], int] = {}
         self._lock = threading.Lock()  # of `_number`, whose rows of `_weighted` are filled
         terms: NDArray[np.float32] = np.zeros((LAST + 1, n), np.float32)
-        age_ms = np.maximum(self.clock_ms - items.count_ms[:n], 0)
-        for term, counts, half_life_s in (
-            (POPF, items.fast, config.fast_half_life_s),
-            (POPM, items.counts, config.popularity_half_life_s),
-            (POPS, items.slow, config.slow_half_life_s),
-            (START, items.starts, config.popularity_half_life_s),
-        ):
-            kept = np.exp2((age_ms * (-0.001 / half_life_s)).astype(np.float32))
-            terms[term] = np.log(kept * counts[:n].astype(np.float32) + FLOOR)
-        for term, places in ((RS, items.short_count), (RL, items.ring_count)):
-            terms[term] = np.log(places[:n].astype(np.float32) + FLOOR)
-        never = items.first_number[:n] == 0
-        terms[NEVER] = never
-        for term, numbers in ((AGE, items.first_number), (LAST, items.last_number)):
-            since = np.maximum(self.n_learned + 1 - numbers[:n], 1).astype(np.float32)
-            terms[term] = np.where(never, np.float32(0), np.float32(0.3) * np.log(since))
+        _write_all(items, self.rows, speeds_of(config), np.zeros((1, N_TERMS), np.float32), terms)
         self.terms = terms
 
     def __len__(self) -> int:
@@ -82,3 +72,15 @@ class BaseTerms:
         for term in range(POPF, LAST + 1):  # each by itself: a sum of BLAS would hang on the length
             if weights[term]:
                 out += weights[term] * self.terms[term]
+
+
+@compiled
+def _write_all(
+    items: ItemColumns, rows: NDArray[np.int32], speeds: Speeds, phi: NDArray[np.float32],
+    terms: NDArray[np.float32],
+) -> None:  # fmt: skip
+    """The terms of some items. phi: (1, F), scratch. terms: (T, I)."""
+    for j in range(len(rows)):
+        write_item_terms(items, np.int64(rows[j]), speeds, phi, 0)
+        for term in range(POPF, LAST + 1):
+            terms[term, j] = phi[0, term]

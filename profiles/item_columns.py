@@ -115,7 +115,21 @@ def mark_others(changed: NDArray[np.uint8], rows: NDArray[np.int32]) -> None:
 
 def count_ring(columns: ItemColumns, n_items: int, n_short: int) -> None:
     """Count anew how often each item is in the ring, and in its newest n_short places."""
-    n_ring, upcoming = int(columns.state[RING_N]), int(columns.state[RING_NEXT])
-    newest = columns.ring[(upcoming - 1 - np.arange(min(n_short, n_ring))) % len(columns.ring)]
-    columns.ring_count[:n_items] = np.bincount(columns.ring[:n_ring], minlength=n_items)
+    in_ring, newest = _ring_rows(columns, n_short)
+    columns.ring_count[:n_items] = np.bincount(in_ring, minlength=n_items)
     columns.short_count[:n_items] = np.bincount(newest, minlength=n_items)
+
+
+def recount_ring(columns: ItemColumns, before: ItemColumns, n_short: int) -> None:
+    """The same where the counts are of the ring as it was before: no work grows with the items."""
+    counts = (columns.ring_count, columns.short_count)
+    rows_before, rows_now = _ring_rows(before, n_short), _ring_rows(columns, n_short)
+    for count, was, now in zip(counts, rows_before, rows_now, strict=True):
+        np.subtract.at(count, was, 1)
+        np.add.at(count, now, 1)
+
+
+def _ring_rows(columns: ItemColumns, n_short: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    n_ring, upcoming = int(columns.state[RING_N]), int(columns.state[RING_NEXT])
+    newest = (upcoming - 1 - np.arange(min(n_short, n_ring))) % len(columns.ring)
+    return columns.ring[:n_ring], columns.ring[newest]

@@ -21,8 +21,8 @@ from profiles.item_columns import (
     CHANGED_BY_OTHERS,
     CHANGED_FOR_DELTA,
     ItemColumns,
-    count_ring,
     item_columns,
+    recount_ring,
 )
 from profiles.lists import Lists, grown_lists, lists_for
 from profiles.model import Model
@@ -156,6 +156,9 @@ class ModelCopy:
         before = self.model
         self._items_index.append(new_hashes)
         items = _filled(before.items, delta.items, (*OF_ITEM, "ring_count", "short_count"))
+        # An item leaves the ring without an event of its own, so its row is in no delta.
+        n_short = min(self._config.n_ring_short, self._config.n_ring)
+        recount_ring(items, before.items, n_short)
         sweeps = int(delta.queries.whole["state"][N_SWEEPS])
         swept = sweeps != int(before.queries.state[N_SWEEPS])
         queries = _filled(before.queries, delta.queries, OF_QUERY)
@@ -177,13 +180,6 @@ class ModelCopy:
             ),
             blend=before.blend,
         )
-
-    def count_ring(self, n: int) -> None:
-        """Count anew how often each of the n rows is in the ring, and in its newest places.
-
-        An item leaves both without an event of its own, so its row is in no delta.
-        """
-        count_ring(self.model.items, n, min(self._config.n_ring_short, self._config.n_ring))
 
 
 def _filled(table: Table, delta: TableDelta, names: Iterable[str]) -> Table:

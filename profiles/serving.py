@@ -1,4 +1,5 @@
-"""Scores of all items for many users, and exact top-k of those that can be recommended.
+"""Scores of all items for many users, and top-k of those that can be recommended: exact ones, or of
+`candidates`.
 
 The score is the blend's, theta(context) . phi(user, item), with the terms that `terms` gives for
 one item (a test compares every item of a random shop). Here they are made for whole tables: a
@@ -10,18 +11,19 @@ A user without history gets what is popular.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.base_terms import BaseTerms
 from profiles.blend import write_parts, write_weights
+from profiles.candidate_search import Search
+from profiles.candidates import Candidates, Ready
 from profiles.embedding import fill_context
 from profiles.errors import DivergedError
-from profiles.facets import N_FACETS
-from profiles.groups import N_GROUPS, PRIOR, Groups, GroupScratch, group_lift, group_share
-from profiles.jit import Integer, compiled, compiled_inner
+from profiles.groups import N_GROUPS
+from profiles.jit import compiled
 from profiles.kernel import forget_touched, touch_items
 from profiles.model import Model
 from profiles.own import begins_session, minute_of
@@ -29,23 +31,12 @@ from profiles.profile import ProfileColumns
 from profiles.queries import query_rows
 from profiles.scratch import Constants, Scratch, constants_of, scratch_for
 from profiles.shape import FoldConfig
-from profiles.terms import (
-    COUNT_FLOOR,
-    DOT,
-    G_LEAF,
-    H_LEAF,
-    LFN,
-    N_TERMS,
-    POPS,
-    QT,
-    slow_count,
-    write_touched_terms,
-)
+from profiles.terms import DOT, N_TERMS
 from profiles.tokens import N_TOKENS, TEXT_SHARE, Tokens, read_item
+from profiles.user_terms import NO_ROW as NO_ROW
+from profiles.user_terms import Users as Users
+from profiles.user_terms import Weighted, weigh_groups, weigh_touched, weighted_for
 from profiles.view import ItemView
-
-NO_ROW = -1
-"""Fills the end of a list that is shorter than asked for."""
 
 SCORES_AT_ONCE = 1 << 22
 """Scores in memory at a time, 16 MB: many users at a large catalogue are taken in blocks."""
@@ -62,29 +53,6 @@ ROWS_READ = 4_096
 """Items whose vectors are read at a time: 1 MB at K = 64, which stays in the cache."""
 
 
-class Users(NamedTuple):
-    """B users as the model sees them when their lists are made (K factors, H history, F terms)."""
-
-    row: NDArray[np.int32]  # (B,) in the profile columns
-    x: NDArray[np.float32]  # (B, K)
-    history: NDArray[np.int64]  # (B, H) rows of items, newest first; NO_ROW: none, or not known
-    coefficient: NDArray[np.float32]  # (B, H) c_a
-    parts: NDArray[np.int64]  # (B, 4) active parts of the blend
-    weight: NDArray[np.float32]  # (B, F) their sum
-    begins: NDArray[np.bool_]  # (B,) whether a session begins
-    minute: NDArray[np.int64]  # (B,) of now
-
-
-class Weighted(NamedTuple):
-    """What terms add to scores, for one user. Kept between calls."""
-
-    group: NDArray[np.float32]  # (G + 1,) to a group's items; the last one, for -1, stays 0
-    touched: NDArray[np.float32]  # (M + 1,) to an item at its place + 1; the first one stays 0
-    phi: NDArray[np.float32]  # (1, F)
-    lift: NDArray[np.float32]  # (N_FACETS,) to items of groups that nothing leads to
-    share: NDArray[np.float32]  # (N_FACETS,) to items of groups that the user has nothing of
-
-
 class Scorer:
     """Scores for one reader of a model. One call at a time: it keeps working memory."""
 
@@ -93,6 +61,7 @@ class Scorer:
         self._constants = constants_of(config)
         self._scratch: Scratch | None = None
         self._weighted: Weighted
+        self._search: Search | None = None
 
     def users(
         self,
@@ -130,14 +99,11 @@ class Scorer:
         base: BaseTerms,
         columns: ProfileColumns,
         users: Users,
-        picked: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]:
-        """float32 (B, I): the score of every item of `base` for every user; float32 (B, N) of the
-        rows `picked` only, if given."""
-        items, n = model.items, len(base)
-        if picked is None:
+        """float32 (B, I): the score of every item of `base` for every user."""
+        items, n, picked = model.items, len(base), base.rows
+        if base.whole:
             vectors, text = items.vectors[:n], items.text[:n]
-            picked = base.rows
         else:
             vectors, text = items.vectors[picked], items.text[picked]
         with np.errstate(over="ignore", invalid="ignore"):  # no list has what is no number
@@ -157,9 +123,11 @@ class Scorer:
         exclude: Sequence[NDArray[np.integer[Any]]] | None,
         n: int,
         allowed: NDArray[np.bool_] | None = None,
+        candidates: Candidates | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The best `n` items of each user, exactly: rows int32 (B, n), scores float32 (B, n).
+        """The best `n` items of each user: rows int32 (B, n), scores float32 (B, n).
 
+        Exactly, without candidates, or as long as those are not ready; else the best of them.
         exclude: for each user the rows to leave out (-1 is passed over), or None. allowed: bool
         (I,), items that may be shown, or None for all; of them those that are `view.rankable`.
         Equal scores are ordered by row; an item whose score is not finite is left out. A list with
@@ -172,6 +140,10 @@ class Scorer:
             raise ValueError(f"a mask of {len(allowed)} items for a view of {n_items}")
         rows = np.full((B, n), NO_ROW, np.int32)
         best = np.full((B, n), -np.inf, np.float32)
+        ready = None if candidates is None else candidates.ready
+        if candidates is not None and ready is not None:
+            self._find(candidates, ready, view, columns, users, exclude, allowed, rows, best)
+            return rows, best
         mask = view.rankable if allowed is None else view.rankable & allowed
         at_once = max(1, SCORES_AT_ONCE // max(1, n_items))
         for first in range(0, B, at_once):
@@ -185,19 +157,38 @@ class Scorer:
             _pick_best(S, mask, rows[part], best[part])
         return rows, best
 
+    def _find(
+        self,
+        candidates: Candidates,
+        ready: Ready,
+        view: ItemView,
+        columns: ProfileColumns,
+        users: Users,
+        exclude: Sequence[NDArray[np.integer[Any]]] | None,
+        allowed: NDArray[np.bool_] | None,
+        rows: NDArray[np.int32],
+        best: NDArray[np.float32],
+    ) -> None:
+        """Fill rows and best, (B, n), by candidates."""
+        n_rows, n = len(view.model.items.counts), rows.shape[1]
+        self._search = candidates.search_for(ready, n_rows, n, self._search)
+        exclude = exclude or []
+        out = np.full((len(rows), max(map(len, exclude), default=0)), NO_ROW, np.int64)
+        for b, left_out in enumerate(exclude):
+            out[b, : len(left_out)] = left_out
+        s = self._room(view.model)
+        candidates.find(
+            ready, columns, users, out, allowed, self._constants, s, self._weighted, self._search,
+            rows, best,
+        )  # fmt: skip
+
     def _room(self, model: Model) -> Scratch:
         """Working memory for as many items and groups as the model has room for."""
         n_items, n_groups = len(model.items.counts), len(model.groups.counts)
         s = self._scratch
         if s is None or (len(s.touched.at), len(s.groups.moved)) != (n_items, n_groups):
             s = self._scratch = scratch_for(self._config, n_items, n_groups)
-            self._weighted = Weighted(
-                group=np.zeros(n_groups + 1, np.float32),
-                touched=np.zeros(len(s.touched.rows) + 1, np.float32),
-                phi=np.zeros((1, N_TERMS), np.float32),
-                lift=np.zeros(N_FACETS, np.float32),
-                share=np.zeros(N_FACETS, np.float32),
-            )
+            self._weighted = weighted_for(len(s.touched.rows), n_groups)
         return s
 
 
@@ -261,53 +252,6 @@ def _see(
         write_weights(model.blend.theta, users.parts[b], users.weight[b])
 
 
-@compiled_inner
-def _weigh_groups(
-    groups: Groups, s: GroupScratch, weight: NDArray[np.float32], w: Weighted
-) -> None:
-    """What each group adds to the scores of its items.
-
-    Nothing leads to most groups, and what those add is the same for a whole facet.
-    """
-    lift, share = w.lift, w.share
-    for facet in range(len(s.moved_total)):
-        lift[facet] = 0
-        share[facet] = 0
-        if s.from_known[facet] != 0:
-            prior = np.float32(PRIOR)
-            lift[facet] = weight[G_LEAF + facet] * np.log(prior / (s.moved_total[facet] + prior))
-        if s.held_total[facet] != 0:
-            share[facet] = -weight[H_LEAF + facet] * np.log(s.held_total[facet] + np.float32(1))
-    for group in range(groups.state[N_GROUPS]):
-        of = np.int64(groups.facet[group])
-        of_lift = lift[of]
-        of_share = share[of]
-        if s.moved[group] != 0:
-            of_lift = weight[G_LEAF + of] * group_lift(groups, group, s)
-        if s.held[group] != 0:
-            of_share = weight[H_LEAF + of] * group_share(groups, group, s)
-        w.group[group] = of_lift + of_share
-
-
-@compiled_inner
-def _weigh_touched(
-    columns: ProfileColumns, model: Model, users: Users, b: Integer, c: Constants, s: Scratch,
-    w: Weighted,
-) -> None:  # fmt: skip
-    """What each touched item gets for it, at its place + 1."""
-    t = s.touched
-    user = np.int64(users.row[b])
-    begins = bool(users.begins[b])
-    for place in range(t.n[0]):
-        slow = slow_count(model.items, t.rows[place], c.speeds)
-        w.phi[0, POPS] = np.log(slow + np.float32(COUNT_FLOOR))
-        write_touched_terms(columns, user, begins, users.minute[b], t, np.int64(place), w.phi, 0)
-        total = np.float32(0)
-        for term in range(LFN, QT + 1):
-            total += users.weight[b, term] * w.phi[0, term]
-        w.touched[place + 1] = total
-
-
 @compiled
 def _add_terms(
     columns: ProfileColumns, model: Model, users: Users, base: NDArray[np.float32],
@@ -324,13 +268,12 @@ def _add_terms(
             s.history_row[a] = users.history[b, a]
         query_rows(model.queries, columns.pending[user], n_words, s.query_row)
         touch_items(columns, model, user, c, s)
-        _weigh_touched(columns, model, users, b, c, s, w)
+        weigh_touched(columns, model, users, b, c, s, w)
         of_item = base[contexts[b]]
         for j in range(len(picked)):
-            row = picked[j]
-            S[b, j] += of_item[row] + w.touched[s.touched.at[row]]
+            S[b, j] += of_item[j] + w.touched[s.touched.at[picked[j]]]
         if has_groups:
-            _weigh_groups(model.groups, s.groups, users.weight[b], w)
+            weigh_groups(model.groups, s.groups, users.weight[b], w)
             for j in range(len(picked)):
                 total = np.float32(0)
                 for facet in range(facets.shape[1]):

@@ -3,13 +3,15 @@
 The thread that folds takes an `ItemDelta`, a copy; the reader's thread applies it. So neither
 waits for the other, and a reader can't stall or corrupt the fold. A view's rows are the rows of the
 table it follows. While somebody reads in a thread of their own, deltas wait (`ItemView.reading`):
-arrays that grow in the middle would leave rows that point beyond their ends.
+arrays that grow in the middle would leave rows that point beyond their ends. So do changes of what
+follows the view (`candidates`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +24,7 @@ from profiles.item_columns import CLOCK_MS, N_LEARNED
 from profiles.model import Model
 from profiles.model_delta import ModelCopy, ModelDelta
 from profiles.shape import FoldConfig, ModelShape
+from profiles.sharing import with_room
 
 REFRESH_EVENTS = 10
 """Positives after which what is said of items alone (popularity, age) is made anew, of all rows at
@@ -29,6 +32,10 @@ once: 50 events old it cost a fashion shop 6 % of its MRR (docs/ablations.md).""
 
 ROWS_AN_EVENT = 10_000
 """For each so many items one positive more: making it takes about 20 ns an item."""
+
+MOST_WAITING = 16
+"""Changes that wait for readers; with more, new readers wait until those changes are made: readers
+who overlap for ever would keep the view as it is for ever."""
 
 REFRESH_SHARE = 1 / 500
 """Share of the fastest half-life after which it is made anew without any positive."""
@@ -64,9 +71,11 @@ class ItemView:
         self._row_of: dict[str, int] = {}
         self._copy = ModelCopy(shape, config, capacity)
         self._base: BaseTerms | None = None
-        self._lock = threading.Lock()  # held for what it guards, never while somebody scores
+        self._moved: NDArray[np.bool_] | None = None
+        # Its lock is held for what it guards, never while somebody scores.
+        self._quiet = threading.Condition()
         self._n_reading = 0
-        self._waiting: list[ItemDelta] = []
+        self._waiting: deque[Callable[[], None]] = deque()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,7 +135,6 @@ class ItemView:
             or not 0 <= self.n_learned - base.n_learned < self._refresh_after
             or self.clock_ms - base.clock_ms > self._stale_ms
         ):
-            self._copy.count_ring(n)
             base = self._base = BaseTerms(self.model, n, self.config)
         return base
 
@@ -140,13 +148,16 @@ class ItemView:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Nothing changes while this is held; deltas that come are applied at its end."""
-        with self._lock:
+        """Nothing changes while this is held; changes that come are made at its end. Not to be held
+        twice by one thread."""
+        with self._quiet:
+            while self._n_reading and len(self._waiting) > MOST_WAITING:
+                self._quiet.wait()
             self._n_reading += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self._quiet:
                 self._n_reading -= 1
                 self._catch_up()
 
@@ -155,13 +166,28 @@ class ItemView:
 
         Raises ValueError when a delta with new items was left out.
         """
-        with self._lock:
-            self._waiting.append(delta)
+        self.change(lambda: self._apply(delta))
+
+    def change(self, change: Callable[[], None]) -> None:
+        """Do it when nobody reads, after all that waits already; it should take milliseconds."""
+        with self._quiet:
+            self._waiting.append(change)
             self._catch_up()
 
+    def take_moved(self) -> NDArray[np.int32]:
+        """int32 (N,): rows that have changed since the last call, of which only the first returns
+        none. For one caller alone, who is reading."""
+        if self._moved is None:
+            self._moved = np.zeros(max(1024, len(self)), np.bool_)
+        rows = np.flatnonzero(self._moved[: len(self)]).astype(np.int32)
+        self._moved[rows] = False
+        return rows
+
     def _catch_up(self) -> None:
-        while self._waiting and not self._n_reading:
-            self._apply(self._waiting.pop(0))
+        if not self._n_reading:
+            while self._waiting:
+                self._waiting.popleft()()
+            self._quiet.notify_all()
 
     def _apply(self, delta: ItemDelta) -> None:
         if delta.first_new == 0 and self.ids:
@@ -173,6 +199,10 @@ class ItemView:
         self._copy.apply(delta.model, np.fromiter(map(item_hash, new), np.uint64, len(new)))
         self.ids.extend(new)
         self._row_of.update(zip(new, range(first, first + len(new)), strict=True))
+        if self._moved is not None:
+            if len(self) > len(self._moved):
+                self._moved = with_room(self._moved, 2 * len(self))
+            self._moved[delta.model.items.rows] = True
 
     def _reset(self) -> None:
         """Forget everything: the next delta is the first of another table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from profiles.candidates import Candidates
 from profiles.facets import describe
 from profiles.fold import fold_batch
 from profiles.interactions import Interactions
@@ -56,4 +57,8 @@ def warmup(config: FoldConfig | None = None) -> None:
         times, sessions = np.zeros(n, np.int64), np.zeros(n, np.uint32)
         users = scorer.users(view.model, columns, rows, times, sessions)
         ranked, _ = scorer.top_k(view, columns, users, None, 2)
+    candidates = Candidates(view, exact_items=0)
+    candidates.refresh(now_s=0)
+    candidates.refresh(now_s=0)  # moves
+    scorer.top_k(view, columns, users, None, 2, candidates=candidates)
     reasons(columns, users, view.model, ranked, 1)

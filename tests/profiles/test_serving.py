@@ -182,7 +182,8 @@ def test_every_item_has_the_score_of_its_terms(seed: int, described: bool, later
             one = scorer.scores(model, base, profiles.columns, alone)[0]
             np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-4)
             some = np.array([3, 1, len(items) - 1], np.int32)
-            picked = scorer.scores(model, base, profiles.columns, alone, some)[0]
+            of_some = BaseTerms(model, some, CONFIG)
+            picked = scorer.scores(model, of_some, profiles.columns, alone)[0]
             np.testing.assert_allclose(picked, expected[some], rtol=1e-4, atol=1e-4)
 
 
