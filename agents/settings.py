@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     n_recent_negatives: int = Field(8, ge=0, le=256)
     n_uniform_negatives: int = Field(8, ge=0, le=256)
     learning_rate: float = Field(0.1, gt=0, le=1)
+    blend_every: int = Field(
+        4, ge=0, le=1_000, description="positives a step of the blend's weights; 0: none"
+    )
     popularity_half_life_s: float = Field(86_400.0, gt=0, description="of an item's count")
     profile_retention_s: float = Field(0.0, ge=0, description="0: profiles are kept for ever")
     sweep_keys_per_s: int = Field(2_000, ge=0, le=1_000_000, description="0: never sweeps")

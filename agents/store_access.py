@@ -25,6 +25,7 @@ def fold_config_of(settings: Settings) -> FoldConfig:
         popularity_half_life_s=settings.popularity_half_life_s,
         retention_ms=int(settings.profile_retention_s * 1_000),
         n_seen_slots=settings.seen_window,
+        blend_every=settings.blend_every,
     )
 
 

@@ -43,9 +43,9 @@ START_WEIGHTS = {
 }  # fmt: skip
 """Of the part `ALL`; the others start at 0."""
 
-EVERY, SPREAD_EVERY, EAGER = 4, 8, 2_000
-"""Positives from one blend step to the next, and to the next that takes in the spread; before the
-first EAGER of them each one does both."""
+EAGER = 2_000
+"""Of so many positives each makes a blend step; then every `FoldConfig.blend_every`-th, and every
+other step takes in the spread."""
 
 N_UNIFORM, N_RECENT, N_TOUCHED = 16, 8, 8
 """Draws of a blend step, from the rankable items, the ring and the touched items."""
@@ -121,6 +121,7 @@ class BlendScratch(NamedTuple):
     mean: NDArray[np.float32]  # (F,)
     gradient: NDArray[np.float32]  # (F,)
     step: NDArray[np.float32]  # (F,)
+    rest: NDArray[np.float32]  # (F,)
     spread: NDArray[np.float32]  # (F, F)
     parts: NDArray[np.int64]  # (4,) the active ones
 
@@ -135,6 +136,7 @@ def blend_scratch(n_candidates: int) -> BlendScratch:
         mean=np.zeros(N_TERMS, np.float32),
         gradient=np.zeros(N_TERMS, np.float32),
         step=np.zeros(N_TERMS, np.float32),
+        rest=np.zeros(N_TERMS, np.float32),
         spread=np.zeros((N_TERMS, N_TERMS), np.float32),
         parts=np.zeros(4, np.int64),
     )
@@ -198,21 +200,26 @@ def _spread(phi: NDArray[np.float32], n: Integer, s: BlendScratch) -> None:
 
 @compiled_inner
 def _solve(curvature: NDArray[np.float32], part: Integer, s: BlendScratch) -> Real:
-    """s.step = y of (C + DAMPING I) y = G, by sweeps from 0; returns a sum that shows a NaN."""
+    """s.step = y of (C + DAMPING I) y = G, by sweeps from 0; returns a sum that shows a NaN.
+
+    s.rest is G - C y all the while.
+    """
     F = N_TERMS
     for term in range(F):
         s.step[term] = 0
+        s.rest[term] = s.gradient[term]
     total = np.float32(0)
     for _ in range(SWEEPS):
         total = np.float32(0)
         for term in range(F):
-            rest = s.gradient[term]
             own = curvature[part, term, term]
-            if own == 0 and rest == 0:  # has never been on: no number of its row is other than 0
+            if own == 0 and s.rest[term] == 0:  # never on: no number of its row is other than 0
                 continue
-            for other in range(F):
-                rest -= curvature[part, term, other] * s.step[other]
-            s.step[term] = (rest + own * s.step[term]) / (own + np.float32(DAMPING))
+            y = (s.rest[term] + own * s.step[term]) / (own + np.float32(DAMPING))
+            change = y - s.step[term]
+            s.step[term] = y
+            for other in range(F):  # C is symmetric: its row instead of a sum over a column
+                s.rest[other] -= change * curvature[part, term, other]
             total += abs(s.step[term])
     return total
 

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from profiles.blend import (
     EAGER,
-    EVERY,
     FIRST_DRAW,
     N_RECENT,
     N_TOUCHED,
     N_UNIFORM,
-    SPREAD_EVERY,
     learn_weights,
     write_parts,
 )
@@ -167,7 +165,8 @@ def _learn_blend(
         write_touched_terms(users, user, begins, minute, s.touched, place, phi, j)
     write_parts(np.int64(users.n_history[user]), begins, users.n_pending[user], s.blend.parts)
     number = items.state[N_LEARNED] + 1
-    learn_weights(model.blend, n, number <= EAGER or number % SPREAD_EVERY == 0, s.blend)
+    with_spread = number <= EAGER or number % (2 * c.blend_every) == 0
+    learn_weights(model.blend, n, with_spread, s.blend)
     forget_touched(users, model, user, s)
 
 
@@ -186,7 +185,8 @@ def _learn(
     seed = event_seed(partition, batch.offset[b])
     fill_context(users, model, user, c, s)
     number = items.state[N_LEARNED] + 1
-    if items.rankable_at[item] >= 0 and (number <= EAGER or number % EVERY == 0):
+    its_turn = c.blend_every > 0 and (number <= EAGER or number % c.blend_every == 0)
+    if its_turn and items.rankable_at[item] >= 0:
         _learn_blend(users, model, user, item, begins, batch.time_ms[b], seed, c, s)
     loss, clipped = learn_embedding(users, model, user, item, weight, False, seed, c, s)
     if not np.isfinite(loss):

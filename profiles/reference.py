@@ -287,7 +287,9 @@ class ReferenceFold:
         cut = min(np.float32(1), np.float32(8) / (np.float32(1) + had))
         weight = np.float32(one.weight) * cut
         number = self.n_learned + 1
-        if one.item in self.rankable and (number <= 2_000 or number % 4 == 0):
+        every = self.config.blend_every
+        its_turn = bool(every) and (number <= 2_000 or number % every == 0)
+        if its_turn and one.item in self.rankable:
             self._learn_blend(profile, one, begins)
         history = [h.item_hash if h.item_hash in self.items else None for h in profile.history]
         described = [NOTHING if h is None else self.items[h].described for h in history]
@@ -405,7 +407,7 @@ class ReferenceFold:
             phi,
             np.array(chance),
             parts_of(len(history), begins, len(profile.pending)),
-            number <= 2_000 or number % 8 == 0,
+            number <= 2_000 or number % (2 * self.config.blend_every) == 0,
         )
 
     def _touched(

@@ -30,6 +30,7 @@ class Constants(NamedTuple):
     retention_ms: int
     long_term_from: int
     max_norm: float
+    blend_every: int
     learn: bool
     keep_vector: bool  # write the user vector into the profile: for records that hold it
 
@@ -71,6 +72,7 @@ def constants_of(config: FoldConfig, *, keep_vector: bool = False) -> Constants:
         retention_ms=config.retention_ms,
         long_term_from=int(config.long_term_from),
         max_norm=float(config.max_norm),
+        blend_every=config.blend_every,
         learn=bool(config.learn),
         keep_vector=keep_vector,
     )

@@ -67,6 +67,8 @@ class FoldConfig:
     long_term_from: a user's long-term vector stays zero before this learned event: few events say
         little beyond the context, and its bytes are the largest part of a record. (A user's
         learned events are counted by the history, so with a shorter one it is when that is full.)
+    blend_every: positives from one step of the blend's weights to the next, behind the first 2,000;
+        0: the weights stay as they start.
     max_norm: a longer user vector is cut to this length for its step. It is never reached on
         honest data (the longest seen is near 10); it keeps a wrong rate from ending in NaN.
     learn: False folds facts only and leaves vectors and items alone (`rebuild --check`).
@@ -91,6 +93,7 @@ class FoldConfig:
     retention_ms: int = 0
     n_seen_slots: int = 262_144
     long_term_from: int = 5
+    blend_every: int = 4
     max_norm: float = 1_000.0
     learn: bool = True
 
@@ -105,6 +108,8 @@ class FoldConfig:
             raise ValueError("n_ring_short and n_list must be at least 1")
         if min(self.popularity_half_life_s, self.fast_half_life_s, self.slow_half_life_s) <= 0:
             raise ValueError("half-lives must be above 0")
+        if self.blend_every < 0:
+            raise ValueError("blend_every can't be negative; 0 leaves the weights as they start")
         if self.retention_ms < 0:
             raise ValueError("retention_ms can't be negative; 0 keeps profiles for ever")
 

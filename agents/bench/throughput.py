@@ -60,11 +60,13 @@ class System:
 SYSTEMS = (
     System(
         "foldstream_small",
-        "foldstream, 1 + 4 negatives",
-        settings={"n_recent_negatives": 0, "n_uniform_negatives": 4},
+        "foldstream, 1 + 4 negatives, weights not learned",
+        settings={"n_recent_negatives": 0, "n_uniform_negatives": 4, "blend_every": 0},
     ),
     System("faust_take", "Faust take(1000), MGET/MSET", 0.2, script="faust_take"),
     System("foldstream_full", "foldstream, 1 + 8 + 8 negatives", settings={}),
+    System("foldstream_no_blend", "the same, weights not learned", settings={"blend_every": 0}),
+    System("foldstream_no_own", "the same, without own tables", settings={"own_items": 0}),
     System("faust_per_event", "Faust, GET/SET an event", 0.04, script="faust_per_event"),
     System("limit_consume", "limit: aiokafka getmany", 1.0, None, "limits", "consume"),
     System("limit_decode", "limit: msgspec decode", 1.0, None, "limits", "decode"),
@@ -73,8 +75,13 @@ SYSTEMS = (
     System("limit_store", "limit: redis-py MSET", 1.0, None, "limits", "store"),
 )
 
-OURS = {"foldstream_small": "limit_kernel_full", "foldstream_full": "limit_kernel_small"}
-"""Our systems, and the one limit that is not theirs."""
+OURS = {
+    "foldstream_small": "limit_kernel_small",
+    "foldstream_full": "limit_kernel_full",
+    "foldstream_no_blend": None,
+    "foldstream_no_own": None,
+}
+"""Our systems, and the limit of the kernel that each folds with, where it is measured."""
 
 
 class ThroughputReport(msgspec.Struct, frozen=True):
@@ -150,13 +157,19 @@ def ratios(rates: Mapping[str, list[float]]) -> dict[str, Figure]:
     ['foldstream_small / faust_take', 'foldstream_small / tightest limit (limit_store)']
     """
     found: dict[str, Figure] = {}
-    for ours, not_its_limit in OURS.items():
+    for ours, kernel in OURS.items():
         if ours not in rates:
             continue
         for theirs in ("faust_take", "faust_per_event"):
             if theirs in rates:
                 found[f"{ours} / {theirs}"] = ratio(rates[ours], rates[theirs])
-        limits = [n for n in rates if n.startswith("limit_") and n != not_its_limit]
+        if ours.startswith("foldstream_no_") and "foldstream_full" in rates:
+            found[f"{ours} / foldstream_full"] = ratio(rates[ours], rates["foldstream_full"])
+        limits = [
+            name
+            for name in rates
+            if name == kernel or (name.startswith("limit_") and "kernel" not in name)
+        ]
         if limits:
             tightest = min(limits, key=lambda name: figure(rates[name]).median)
             found[f"{ours} / tightest limit ({tightest})"] = ratio(rates[ours], rates[tightest])

@@ -155,6 +155,7 @@ def _worker(bed: Bed, config: FoldConfig, number: int) -> WorkerProcess:
         "n_recent_negatives": config.n_recent,
         "n_uniform_negatives": config.n_uniform,
         "learning_rate": config.rate,
+        "blend_every": config.blend_every,
         "popularity_half_life_s": config.popularity_half_life_s,
     }
     return WorkerProcess(load_settings(values, environment={}).settings)

@@ -130,6 +130,7 @@ def _work(bed: Bed, stream: Stream, config: FoldConfig, on_progress: OnProgress)
             "n_recent_negatives": config.n_recent,
             "n_uniform_negatives": config.n_uniform,
             "learning_rate": config.rate,
+            "blend_every": config.blend_every,
             "popularity_half_life_s": config.popularity_half_life_s,
         }
     )

@@ -23,7 +23,7 @@ from profiles.items import ItemTable
 from profiles.shape import FoldConfig, ModelShape
 from profiles.table import ProfileTable
 
-SMALL = FoldConfig(n_recent=0, n_uniform=4)
+SMALL = FoldConfig(n_recent=0, n_uniform=4, blend_every=0)
 
 
 class Order(msgspec.Struct, frozen=True):
