@@ -107,6 +107,11 @@ class Metrics:
         self.clipped = Counter(
             "foldstream_model_steps_clipped", "Gradient steps that were cut.", registry=r
         )
+        self.skipped = Counter(
+            "foldstream_model_blend_steps_skipped",
+            "Steps of the blend's weights left out: one was not finite.",
+            registry=r,
+        )
         self.commits = Counter("foldstream_commits", "Atomic commits that succeeded.", registry=r)
         self.fenced = Counter(
             "foldstream_commits_fenced", "Commits refused: another worker owns it.", registry=r

@@ -240,6 +240,7 @@ def _merged(reports: Sequence[tuple[int, FoldReport]]) -> FoldReport:
         n_learned=sum(part.n_learned for part in parts),
         loss_sum=sum(part.loss_sum for part in parts),
         n_clipped=sum(part.n_clipped for part in parts),
+        n_skipped=sum(part.n_skipped for part in parts),
         n_reset=sum(part.n_reset for part in parts),
         user_rows=np.array(list(last), np.int32),
         last_offset=np.array([offset for offset, _, _ in last.values()], np.int64),

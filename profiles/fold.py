@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from profiles.blend import N_SKIPPED
 from profiles.errors import DivergedError
 from profiles.interactions import LEAST_WEIGHT, MOST_WEIGHT, Interactions
 from profiles.items import ItemTable
@@ -35,7 +36,8 @@ class FoldReport:
     """What one batch did.
 
     n_learned: positives learned. loss_sum: of their softmax losses, weighted. n_clipped: user
-    vectors cut to `max_norm`, and weights cut to what a kind may have. n_reset: profiles that
+    vectors cut to `max_norm`, and weights cut to what a kind may have. n_skipped: steps of the
+    blend left out because one was not finite. n_reset: profiles that
     retention started afresh.
     user_rows: int32 (U,), each changed row once, in the order of last events; last_offset,
     last_time_ms: int64 (U,), of that last event; last_index: int32 (U,), its number in the batch.
@@ -45,6 +47,7 @@ class FoldReport:
     n_learned: int
     loss_sum: float
     n_clipped: int
+    n_skipped: int
     n_reset: int
     user_rows: NDArray[np.int32]
     last_offset: NDArray[np.int64]
@@ -70,6 +73,7 @@ def fold_batch(
     batch, n_weights = _bounded(_batch(interactions))
     n = len(interactions)
     items.queries.reserve(_most_query_rows(profiles, batch))
+    n_skipped_before = int(items.blend.state[N_SKIPPED])
     counters = np.zeros(4, np.int64)
     last_of_user = np.empty(n, np.int32)
     state, about, loss, n_users, watermark_ms = fold_events(
@@ -100,6 +104,7 @@ def fold_batch(
         n_learned=int(counters[LEARNED]),
         loss_sum=float(loss),
         n_clipped=int(counters[CLIPPED]) + n_weights,
+        n_skipped=int(items.blend.state[N_SKIPPED]) - n_skipped_before,
         n_reset=int(counters[RESET]),
         user_rows=batch.user_row[last],
         last_offset=batch.offset[last],

@@ -8,7 +8,6 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
-from agents.errors import UsageError
 from agents.rebuild_into import RebuildInto
 from agents.settings import Settings
 from agents.store_access import store_of
@@ -124,7 +123,7 @@ async def test_a_rebuild_on_a_log_without_its_beginning_needs_a_word(settings: S
     async with InProcess(settings):
         await all_folded(settings)
     await delete_before(settings, {1: 10})
-    with pytest.raises(UsageError, match="partition 1 starts at offset 10, not at 0"):
+    with pytest.raises(OffsetGap, match="partition 1 starts at offset 10, not at 0"):
         await rebuilt(settings)
     with pytest.raises(OffsetGap, match=r"offsets \[0, 10\) are gone"):
         await RebuildInto(settings, "second", lambda done, total, rate: None).run()

@@ -204,8 +204,8 @@ def test_a_blend_step_that_is_not_finite_is_left_out_and_counted() -> None:
     assert blend.state[N_SKIPPED] == 0
     blend.theta[0, DOT] = np.nan
     before = blend.theta.copy(), blend.curvature.copy()
-    shop.fold(*((f"u{b % 3}", f"i{b % 4}", b) for b in range(30, 40)))
-    assert blend.state[N_SKIPPED] > 0
+    report = shop.fold(*((f"u{b % 3}", f"i{b % 4}", b) for b in range(30, 40)))
+    assert report.n_skipped == blend.state[N_SKIPPED] > 0
     assert blend.theta.tobytes() == before[0].tobytes()
     assert blend.curvature.tobytes() == before[1].tobytes()
     assert np.isfinite(shop.items.columns.vectors[: len(shop.items)]).all()
