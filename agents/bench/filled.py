@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import msgspec
 import numpy as np
 
+from agents.candidate_keeper import PAUSE_S, SHARE
 from agents.describe import description_of
 from agents.model import pause_after
 from agents.simulate.shop import Shop, ShopConfig
@@ -40,6 +41,7 @@ class FilledShop:
         self.profiles = ProfileTable(self.config.shape, capacity=n_users)
         self.view = ItemView(self.config.shape, self.config, capacity=n_items)
         self.n_folded = 0
+        self.keepers: list[Callable[[float], None]] = []  # told the time, by a clock that rises
         self._shop = Shop(ShopConfig(n_users=n_users, n_items=n_items, seed=seed))
         self._decode: Callable[[bytes], Event] = msgspec.json.Decoder(event_union()).decode
         self._translator = Translator(self.kinds, self.config.shape.n_tokens)
@@ -80,9 +82,10 @@ class FilledShop:
 
     @contextmanager
     def folding(self, rate_per_s: float) -> Iterator[None]:
-        """Within the block a thread folds so many events a second, and publishes them.
+        """Within the block a thread folds so many events a second, and publishes them; another one
+        calls what is in `keepers`, for a fifth of a core.
 
-        A failure in the thread is raised at the end of the block.
+        A failure in a thread is raised at the end of the block.
         """
         stop = threading.Event()
 
@@ -98,14 +101,24 @@ class FilledShop:
                     self.publish()
                 pause_s = pause_after(time.perf_counter() - looked)
 
-        with ThreadPoolExecutor(1, thread_name_prefix="fold") as pool:
-            folding = pool.submit(fold) if rate_per_s > 0 else None
+        def keep() -> None:
+            pause_s = PAUSE_S
+            while not stop.wait(pause_s):
+                began = time.monotonic()
+                for keeper in self.keepers:
+                    keeper(time.monotonic())
+                pause_s = max(PAUSE_S, SHARE * (time.monotonic() - began))
+
+        with ThreadPoolExecutor(2, thread_name_prefix="fold") as pool:
+            work = [pool.submit(fold)] if rate_per_s > 0 else []
+            if self.keepers:
+                work.append(pool.submit(keep))
             try:
                 yield
             finally:
                 stop.set()
-            if folding is not None:
-                folding.result()
+            for one in work:
+                one.result()
 
     def _describe(self, on_step: Callable[[str], None]) -> None:
         """Catalogue entries, a block at a time: a million of them at once are a gigabyte."""

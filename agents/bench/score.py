@@ -1,9 +1,9 @@
 """`bench score`: ranking lists, one request after the other and in batches, while items move.
 
 In this process: the product's `Ranking` and `Scorer` on tables that simulated events filled; a
-thread folds more of them meanwhile. The limit in the same round is an exact product of vectors with
-argpartition, which knows none of the other terms. A faster way to rank is one more `System`: it is
-timed beside these, and its recall is that of its lists in the exact ones.
+thread folds more of them meanwhile, and another one keeps the candidates up. The limit in the same
+round is an exact product of vectors with argpartition, which knows none of the other terms. Recall
+is that of a system's lists in the exact ones.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agents.bench.machine import this_machine
 from agents.bench.report import Report, Table
 from agents.ranking import Ranking, RankingRules
 from agents.scorer import ROUND_USERS
+from profiles.candidates import Candidates
 from profiles.serving import NO_ROW, Scorer, Users
 from profiles.table import ProfileTable
 from profiles.tokens import TEXT_SHARE
@@ -86,7 +87,11 @@ def whole_call(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
     def rank(picked: slice) -> Any:
         return ranking.rank(asking.user_ids[picked], asking.records[picked], N, shop.clock_ms)
 
-    return rank, lambda found: [[item.item_id for item in one.items] for one in found]
+    return rank, _of_ranked
+
+
+def _of_ranked(found: Any) -> Lists:
+    return [[item.item_id for item in one.items] for one in found]
 
 
 def scores_only(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
@@ -100,6 +105,20 @@ def scores_only(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
             return scorer.top_k(shop.view, asking.profiles.columns, users, current, N)[0]
 
     return rank, lambda rows: _ids(shop, rows)
+
+
+def candidates(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
+    """The whole call with candidates that get the full score, whatever the number of items."""
+    shop = asking.shop
+    found = Candidates(shop.view, exact_items=0)
+    found.refresh(time.monotonic())
+    shop.keepers.append(found.refresh)
+    ranking = Ranking(shop.view, None, shop.kinds, RankingRules(), found)
+
+    def rank(picked: slice) -> Any:
+        return ranking.rank(asking.user_ids[picked], asking.records[picked], N, shop.clock_ms)
+
+    return rank, _of_ranked
 
 
 def product_and_partition(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
@@ -119,6 +138,7 @@ def product_and_partition(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]
 
 SYSTEMS = (
     System("foldstream", "foldstream: records in, JSON out", whole_call),
+    System("candidates", "foldstream: the same, from candidates", candidates),
     System("scores", "foldstream: scores and top 20", scores_only),
     System("limit_product", "limit: numpy product, argpartition", product_and_partition),
 )
