@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     exclude_bought: bool = Field(False, description="leave out what the user bought recently")
     n_reasons: int = Field(3, ge=0, le=10)
     exact_items: int = Field(
-        100_000, ge=0, description="of more items, lists are made of candidates"
+        30_000, ge=0, description="of more items, lists are made of candidates"
     )
 
     # Logs

@@ -28,7 +28,7 @@ from profiles.user_terms import Users, Weighted
 from profiles.vector_index import SAMPLE_A_CELL, VectorIndex, n_cells_for, read_items
 from profiles.view import ItemView
 
-EXACT_ITEMS = 100_000
+EXACT_ITEMS = 30_000
 """Up to so many, scoring every item holds 1,000 lists/s on two cores (docs/decisions/0058)."""
 
 N_POPULAR = 1_000
