@@ -6,6 +6,8 @@ kernels, so a command that only looks at the store starts in a second.
 
 from __future__ import annotations
 
+from typing import Any
+
 from agents.settings import Settings
 from profiles.shape import OWN_FORMAT, FoldConfig, ModelShape
 from profiles.store import ProfileStore, StoreConfig
@@ -27,6 +29,22 @@ def fold_config_of(settings: Settings) -> FoldConfig:
         n_seen_slots=settings.seen_window,
         blend_every=settings.blend_every,
     )
+
+
+def settings_of(config: FoldConfig) -> dict[str, Any]:
+    """The settings of a worker that is to fold as `config` says."""
+    return {
+        "n_factors": config.shape.n_factors,
+        "history": config.shape.history,
+        "own_items": config.shape.own_items,
+        "n_recent_negatives": config.n_recent,
+        "n_uniform_negatives": config.n_uniform,
+        "learning_rate": config.rate,
+        "blend_every": config.blend_every,
+        "popularity_half_life_s": config.popularity_half_life_s,
+        "profile_retention_s": config.retention_ms / 1_000,
+        "seen_window": config.n_seen_slots,
+    }
 
 
 def own_items_of(settings: Settings) -> int:

@@ -23,6 +23,7 @@ from agents.evaluate.run import OnProgress
 from agents.evaluate.stream import Stream
 from agents.evaluate.through_kafka import ranks_of
 from agents.settings import load_settings
+from agents.store_access import settings_of
 from profiles.shape import FoldConfig
 from streams.bulk import BulkProducer
 from streams.codec import encode
@@ -150,13 +151,7 @@ def _worker(bed: Bed, config: FoldConfig, number: int) -> WorkerProcess:
         "group": bed.name,
         "agents": ["updater"],
         "trials_sampling": 1.0,
-        "n_factors": config.shape.n_factors,
-        "history": config.shape.history,
-        "n_recent_negatives": config.n_recent,
-        "n_uniform_negatives": config.n_uniform,
-        "learning_rate": config.rate,
-        "blend_every": config.blend_every,
-        "popularity_half_life_s": config.popularity_half_life_s,
+        **settings_of(config),
     }
     return WorkerProcess(load_settings(values, environment={}).settings)
 

@@ -23,6 +23,7 @@ from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import asked, prequential
 from agents.evaluate.run import OnProgress
 from agents.evaluate.stream import Stream
+from agents.store_access import settings_of
 from profiles.interactions import Kinds
 from profiles.shape import FoldConfig
 from streams.bulk import BulkProducer
@@ -125,13 +126,7 @@ def _work(bed: Bed, stream: Stream, config: FoldConfig, on_progress: OnProgress)
             "group": bed.name,
             "agents": "updater",
             "trials_sampling": 1,
-            "n_factors": config.shape.n_factors,
-            "history": config.shape.history,
-            "n_recent_negatives": config.n_recent,
-            "n_uniform_negatives": config.n_uniform,
-            "learning_rate": config.rate,
-            "blend_every": config.blend_every,
-            "popularity_half_life_s": config.popularity_half_life_s,
+            **settings_of(config),
         }
     )
     n = len(stream)

@@ -9,6 +9,8 @@ import pytest
 
 from agents.errors import SettingsError
 from agents.settings import load_settings
+from agents.store_access import fold_config_of, settings_of
+from profiles.shape import FoldConfig, ModelShape
 
 
 def test_the_nearest_source_wins_and_is_named(tmp_path: Path) -> None:
@@ -89,3 +91,18 @@ def test_own_kinds_are_numbered_behind_the_built_in_ones() -> None:
     table = load_settings(environment={"FOLDSTREAM_KINDS": kinds}).settings.kinds_table()
     assert table["skip"].code == table["favourite"].code + 1 > table["search"].code
     assert (table["favourite"].weight, table["skip"].positive) == (0.5, False)
+
+
+def test_the_settings_of_a_fold_make_that_fold() -> None:
+    config = FoldConfig(
+        shape=ModelShape(n_factors=16, history=4, own_items=7),
+        n_recent=3,
+        n_uniform=5,
+        rate=0.2,
+        blend_every=9,
+        popularity_half_life_s=77.0,
+        retention_ms=5_000,
+        n_seen_slots=4_096,
+    )
+    settings = load_settings(settings_of(config), environment={}).settings
+    assert fold_config_of(settings) == config
