@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 
+import structlog
 from mode import Service
 
 from profiles.candidates import Candidates
+
+logger = structlog.get_logger(__name__)
 
 PAUSE_S = 0.25
 """Between two refreshes: about what lies between two looks of the view."""
 
 SHARE = 4
 """A refresh is followed by so many times its own length of rest: it takes a fifth of a core."""
+
+MOST_REST_S = 5.0
+"""The longest rest: new cells for a million items take 20 s, and candidates must not age for four
+times that."""
 
 
 class CandidateKeeper(Service):
@@ -30,6 +37,13 @@ class CandidateKeeper(Service):
     async def _keep(self) -> None:
         while not self.should_stop:
             started = time.monotonic()
-            await asyncio.to_thread(self._candidates.refresh, started)
+            try:
+                await asyncio.to_thread(self._candidates.refresh, started)
+            except Exception:  # what is there goes on serving, or every item is scored
+                logger.exception("candidates not refreshed")
             took_s = time.monotonic() - started
-            await self.sleep(max(PAUSE_S, SHARE * took_s))
+            await self.sleep(min(MOST_REST_S, max(PAUSE_S, SHARE * took_s)))
+
+    async def on_stop(self) -> None:
+        """Cut a refresh short: a thread can't be cancelled, and new cells take 20 s."""
+        self._candidates.stop()

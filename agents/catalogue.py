@@ -85,7 +85,6 @@ class Catalogue(Service):
 
     def _take(self, message: Message) -> None:
         """One upsert or, with a null value, deletion."""
-        self.version += 1
         item_id = (message.key or b"").decode("utf-8", "replace")
         before = self._items.get(item_id)
         if message.value is None:
@@ -115,6 +114,7 @@ class Catalogue(Service):
                 self.out_of_stock.discard(item.item_id)
             else:
                 self.out_of_stock.add(item.item_id)
+        self.version += 1  # behind the change: a thread may look at both
         if not _says_the_same(before, self._items.get(item_id)):
             self._news[item_id] = None
             self.has_news.set()

@@ -10,6 +10,7 @@ Size: some 100 bytes an item and 4 more for each context asked for (docs/decisio
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -62,6 +63,10 @@ FIRST_CONTEXT = (ALL, HISTORY_0, BEGINS, NO_QUERY)
 """Known before anybody asks: of somebody new."""
 
 
+class _Stopped(Exception):
+    """Nobody waits for this refresh any more."""
+
+
 class Built(NamedTuple):
     """An index. n_restarts: of the view that it follows. n_items: when its cells were made."""
 
@@ -99,6 +104,7 @@ class Candidates:
         self._wanted: set[tuple[int, ...]] = {FIRST_CONTEXT}
         self._swept = 0
         self._n_homeless = 0  # given a cell since the cells were made
+        self._stopped = False
 
     @property
     def ready(self) -> Ready | None:
@@ -112,11 +118,28 @@ class Candidates:
             return None
         return ready
 
+    def stop(self) -> None:
+        """End a refresh that is under way within milliseconds, and make every later one do nothing.
+
+        What is ready stays as it is.
+        """
+        self._stopped = True
+
+    def want(self, users: Users) -> None:
+        """Have the contexts of these users known from the next refresh on."""
+        parts = list(map(tuple, users.parts.tolist()))
+        if not self._wanted.issuperset(parts):
+            self._wanted = self._wanted.union(parts)  # replaced: `_note` may be looking at it
+
     def refresh(self, now_s: float) -> None:
         """Bring everything up to the view as it is; the first time takes 20 s a million items.
 
         now_s: a clock that rises. Takes the view's readers no time but `ItemView.change`.
         """
+        with suppress(_Stopped):
+            self._refresh(now_s)
+
+    def _refresh(self, now_s: float) -> None:
         view = self._view
         with view.reading():
             n, n_restarts, moved = len(view), view.n_restarts, view.take_moved()
@@ -173,8 +196,6 @@ class Candidates:
         By who reads the view. out: (B, O) rows to leave out, -1 is passed over.
         """
         parts = list(map(tuple, users.parts.tolist()))
-        if not self._wanted.issuperset(parts):
-            self._wanted = self._wanted.union(parts)  # replaced: `_note` may be looking at it
         wanted = Wanted(
             context=np.array([ready.context.get(one, 0) for one in parts], np.int64),
             out=out,
@@ -197,7 +218,8 @@ class Candidates:
             n_cells = n_cells_for(n)
             rows = random.choice(n, min(n, SAMPLE_A_CELL * n_cells), replace=False)
             sample = read_items(view.model, rows.astype(np.int32))
-        built = Built(VectorIndex(sample, n_cells), n_restarts, n)
+        vectors = VectorIndex(sample, n_cells, on_block=self._go_on)
+        built = Built(vectors, n_restarts, n)
         # Nobody searches it yet, so it needn't wait for readers.
         self._move(built, np.arange(n, dtype=np.int32), lambda change: change())
         self._n_homeless = self._swept = 0
@@ -209,12 +231,17 @@ class Candidates:
         """Put rows where they belong, unless they are another table's by now."""
         vectors = built.vectors
         for first in range(0, len(rows), AT_ONCE):
+            self._go_on()
             with self._view.reading():
                 if self._view.n_restarts != built.n_restarts:
                     return
                 move = vectors.move_of(self._view.model, rows[first : first + AT_ONCE])
             self._n_homeless += int(np.count_nonzero(move.cell >= 0))
             change(partial(vectors.apply, move))
+
+    def _go_on(self) -> None:
+        if self._stopped:
+            raise _Stopped
 
     def _note(self, built: Built, now_s: float) -> Ready | None:
         """The index, and what is said of items alone now; None when the table was replaced."""

@@ -49,7 +49,7 @@ from profiles.tokens import read_item
 
 FREELY = 8.0
 """Times a user may have had an item before another positive on it weighs less: one pair alone can't
-make an item."""
+make an item. Likewise returns and bad reviews of one user, of whatever item."""
 
 FOLDED, LEARNED, CLIPPED, RESET = range(4)
 """Places in the counters that `fold_events` fills."""
@@ -206,14 +206,17 @@ def _push_away(
 ) -> tuple[Real, bool]:  # fmt: skip
     """A return or a bad review moves vectors and nothing else: no count, no list, no blend step.
 
-    Only of an item that the user has had and not given back: else one account could push for ever.
+    Only of an item that the user has had and not given back, and ever less from one who does it
+    often: else one account could push for ever.
     """
     place = own_place(users, user, batch.item_hash[b])
     if place < 0 or users.own_times[user, place] == 0:
         return 0.0, False
     fill_context(users, model, user, c, s)
+    n = np.float32(users.n_by_kind[user, RETURN]) + np.float32(users.n_by_kind[user, BAD_REVIEW])
+    weight = batch.weight[b] * min(np.float32(1), np.float32(FREELY) / max(n, np.float32(1)))
     seed = event_seed(partition, batch.offset[b])
-    return learn_embedding(users, model, user, item, batch.weight[b], True, seed, c, s)
+    return learn_embedding(users, model, user, item, weight, True, seed, c, s)
 
 
 @compiled_inner

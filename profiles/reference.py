@@ -178,7 +178,9 @@ class ReferenceFold:
             short = one.item % 2**32
             had = [own for own in profile.own if own.short_hash == short and own.times]
             if had:
-                self._learn_embedding(profile, one, float(np.float32(one.weight)), away=True)
+                n = profile.n_by_kind.get(4, 0) + profile.n_by_kind.get(5, 0)
+                weight = np.float32(one.weight) * np.float32(min(1, 8 / n))
+                self._learn_embedding(profile, one, float(weight), away=True)
             for own in had if one.kind == 4 else ():
                 own.times -= 1
         profile.vector = self._context(profile)[0].astype(np.float32)

@@ -127,7 +127,8 @@ class Scorer:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The best `n` items of each user: rows int32 (B, n), scores float32 (B, n).
 
-        Exactly, without candidates, or as long as those are not ready; else the best of them.
+        Exactly, without candidates, or as long as those are not ready; else the best of them, but
+        for a list that they don't fill.
         exclude: for each user the rows to leave out (-1 is passed over), or None. allowed: bool
         (I,), items that may be shown, or None for all; of them those that are `view.rankable`.
         Equal scores are ordered by row; an item whose score is not finite is left out. A list with
@@ -140,22 +141,44 @@ class Scorer:
             raise ValueError(f"a mask of {len(allowed)} items for a view of {n_items}")
         rows = np.full((B, n), NO_ROW, np.int32)
         best = np.full((B, n), -np.inf, np.float32)
-        ready = None if candidates is None else candidates.ready
-        if candidates is not None and ready is not None:
-            self._find(candidates, ready, view, columns, users, exclude, allowed, rows, best)
-            return rows, best
+        every = np.arange(B)
+        if candidates is not None:
+            candidates.want(users)
+            ready = candidates.ready
+            if ready is not None:
+                self._find(candidates, ready, view, columns, users, exclude, allowed, rows, best)
+                every = np.flatnonzero(rows[:, -1] == NO_ROW) if n else every[:0]
+        if len(every):
+            self._score_all(view, columns, users, exclude, allowed, every, rows, best)
+        return rows, best
+
+    def _score_all(
+        self,
+        view: ItemView,
+        columns: ProfileColumns,
+        users: Users,
+        exclude: Sequence[NDArray[np.integer[Any]]] | None,
+        allowed: NDArray[np.bool_] | None,
+        which: NDArray[np.int64],
+        rows: NDArray[np.int32],
+        best: NDArray[np.float32],
+    ) -> None:
+        """Fill rows and best, (B, n), of the users `which`, by the scores of all items."""
+        n_items, n = len(view), rows.shape[1]
         mask = view.rankable if allowed is None else view.rankable & allowed
         at_once = max(1, SCORES_AT_ONCE // max(1, n_items))
-        for first in range(0, B, at_once):
-            part = slice(first, first + at_once)
+        for first in range(0, len(which), at_once):
+            part = which[first : first + at_once]
             some = Users._make(column[part] for column in users)
             S = self.scores(view.model, view.base, columns, some)
-            for b, scores in enumerate(S):
-                if exclude is not None and len(exclude[first + b]):
-                    out = exclude[first + b]
+            for b, scores in zip(part.tolist(), S, strict=True):
+                if exclude is not None and len(exclude[b]):
+                    out = exclude[b]
                     scores[out[(out >= 0) & (out < n_items)]] = -np.inf
-            _pick_best(S, mask, rows[part], best[part])
-        return rows, best
+            found = np.full((len(part), n), NO_ROW, np.int32)
+            scored = np.full((len(part), n), -np.inf, np.float32)
+            _pick_best(S, mask, found, scored)
+            rows[part], best[part] = found, scored
 
     def _find(
         self,

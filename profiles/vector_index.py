@@ -9,6 +9,7 @@ Size: K + 8 bytes a place and 8 an item, some 90 an item at K = 64: a fifth of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,11 +77,20 @@ class Move(NamedTuple):
 class VectorIndex:
     """cells: replaced when there are more items. Nothing may read them during `apply`."""
 
-    def __init__(self, sample: NDArray[np.float32], n_cells: int, seed: int = 0) -> None:
-        """Empty, with cells for such vectors. sample: (N, K), N at least n_cells, all finite."""
+    def __init__(
+        self,
+        sample: NDArray[np.float32],
+        n_cells: int,
+        seed: int = 0,
+        on_block: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Empty, with cells for such vectors. sample: (N, K), N at least n_cells, all finite.
+
+        on_block: called every few milliseconds; what it raises ends the search for cells.
+        """
         K, n_blocks = sample.shape[1], 2 * n_cells
         self.cells = Cells(
-            middle=_k_means(sample, n_cells, np.random.default_rng(seed)),
+            middle=_k_means(sample, n_cells, np.random.default_rng(seed), on_block),
             tail=np.full(n_cells, -1, np.int32),
             n=np.zeros(n_cells, np.int32),
             before=np.full(n_blocks, -1, np.int32),
@@ -165,7 +175,10 @@ def _longer(array: NDArray[Any], n: int, fill: int) -> NDArray[Any]:
 
 
 def _k_means(
-    E: NDArray[np.float32], n_cells: int, random: np.random.Generator
+    E: NDArray[np.float32],
+    n_cells: int,
+    random: np.random.Generator,
+    on_block: Callable[[], None],
 ) -> NDArray[np.float32]:
     """float32 (C, K): middles. An empty cell begins anew at a vector of the sample."""
     middle = E[random.choice(len(E), n_cells, replace=False)]
@@ -173,6 +186,7 @@ def _k_means(
         squares = (middle**2).sum(axis=1)
         total, n = np.zeros(middle.shape, np.float64), np.zeros(n_cells, np.int64)
         for first in range(0, len(E), AT_ONCE):
+            on_block()
             some = E[first : first + AT_ONCE]
             cell, _far = _nearest(some, middle, squares)
             _add_up(some, cell, total, n)

@@ -76,6 +76,7 @@ class ItemView:
         self._quiet = threading.Condition()
         self._n_reading = 0
         self._waiting: deque[Callable[[], None]] = deque()
+        self._failed: Exception | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,7 +160,10 @@ class ItemView:
         finally:
             with self._quiet:
                 self._n_reading -= 1
-                self._catch_up()
+                try:
+                    self._catch_up()
+                except Exception as error:  # noqa: BLE001  # told to who changes, not who read
+                    self._failed = error
 
     def apply(self, delta: ItemDelta) -> None:
         """Bring the view up to a delta; the first one of another table starts it over.
@@ -169,8 +173,14 @@ class ItemView:
         self.change(lambda: self._apply(delta))
 
     def change(self, change: Callable[[], None]) -> None:
-        """Do it when nobody reads, after all that waits already; it should take milliseconds."""
+        """Do it when nobody reads, after all that waits already; it should take milliseconds.
+
+        Raises what an earlier change raised that had to wait.
+        """
         with self._quiet:
+            if self._failed is not None:
+                failed, self._failed = self._failed, None
+                raise failed
             self._waiting.append(change)
             self._catch_up()
 
@@ -185,9 +195,11 @@ class ItemView:
 
     def _catch_up(self) -> None:
         if not self._n_reading:
-            while self._waiting:
-                self._waiting.popleft()()
-            self._quiet.notify_all()
+            try:
+                while self._waiting:
+                    self._waiting.popleft()()
+            finally:
+                self._quiet.notify_all()
 
     def _apply(self, delta: ItemDelta) -> None:
         if delta.first_new == 0 and self.ids:

@@ -186,6 +186,38 @@ def test_few_items_are_scored_whole() -> None:
     assert candidates.ready is not None
 
 
+def test_a_list_that_candidates_do_not_fill_is_exact() -> None:
+    """Most is sold out, and somebody new has no vector that leads anywhere."""
+    shop = a_learned_shop(N_ITEMS, 4_000, described=False)
+    candidates = ready(shop, n_read=10)
+    users = users_of(shop)._replace(x=np.zeros((100, shop.config.shape.n_factors), np.float32))
+    allowed = np.zeros(N_ITEMS, np.bool_)
+    listed = np.unique(lists(shop, None)[0])
+    allowed[np.setdiff1d(np.flatnonzero(shop.view.rankable), listed)[-30:]] = True
+    scorer, columns = Scorer(shop.config), shop.profiles.columns
+    exact = scorer.top_k(shop.view, columns, users, None, 20, allowed)
+    found = scorer.top_k(shop.view, columns, users, None, 20, allowed, candidates)
+    assert (exact[0] != NO_ROW).all()
+    assert (found[0] == exact[0]).all()
+
+
+def test_the_contexts_of_those_who_ask_are_known_from_the_next_refresh_on(shop: Shop) -> None:
+    """Also of those who asked before anything was ready."""
+    candidates = Candidates(shop.view, exact_items=0, n_read=N_READ)
+    lists(shop, candidates)
+    candidates.refresh(0)
+    assert candidates.ready is not None
+    assert set(map(tuple, users_of(shop).parts.tolist())) <= set(candidates.ready.context)
+
+
+def test_a_refresh_is_cut_short_by_a_stop() -> None:
+    shop = a_learned_shop(800, 2_000, described=False)
+    candidates = Candidates(shop.view, exact_items=0)
+    candidates.stop()
+    candidates.refresh(0)
+    assert candidates.ready is None
+
+
 def test_candidates_are_kept_up_beside_readers_and_deltas(shop: Shop) -> None:
     candidates, stop = ready(shop), threading.Event()
     errors: list[BaseException] = []

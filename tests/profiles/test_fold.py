@@ -133,6 +133,21 @@ def test_only_who_has_had_an_item_can_push_it_away() -> None:
     assert (shop.items.columns.vectors == once).all()
 
 
+def test_one_account_pushes_ever_less() -> None:
+    """Of two equal shops, in one the account has reviewed badly a hundred times before."""
+    moved = []
+    for n_before in (0, 100):
+        shop = in_pairs(40)
+        shop.fold(*(("z", "d", 300 + n) for n in range(1)), ("z", "c", 301))
+        for n in range(n_before):  # of an item that it never had: counted, and nothing else
+            shop.fold(("z", "h", 302 + n), kind=BAD_REVIEW, positive=False)
+        shop.n = 1_000  # the draws are those of the offset
+        before = shop.items.columns.vectors.copy()
+        shop.fold(("z", "c", 500), kind=BAD_REVIEW, positive=False)
+        moved.append(float(np.abs(shop.items.columns.vectors - before).max()))
+    assert 0 < moved[1] < moved[0] / 2
+
+
 def test_a_query_waits_for_the_next_positive_and_the_newer_one_replaces_it() -> None:
     shop = Shop()
     shop.fold(("u", None, 1), kind=6, positive=False, tokens=(5, 6, 7))

@@ -323,3 +323,17 @@ def test_a_view_of_a_table_that_went_back_makes_its_base_anew() -> None:
     items.columns.state[N_LEARNED] -= 1
     view.apply(items.take_delta())
     assert view.base is not before
+
+
+def test_a_change_that_failed_while_it_waited_is_told_to_who_changes() -> None:
+    view = ItemView(ModelShape(n_factors=4), FoldConfig(shape=ModelShape(n_factors=4)))
+
+    def fails() -> None:
+        raise MemoryError("no room")
+
+    with view.reading():
+        view.change(fails)
+    with pytest.raises(MemoryError, match="no room"):
+        view.change(lambda: None)
+    with view.reading():  # and is forgotten then
+        view.change(lambda: None)
