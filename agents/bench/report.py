@@ -75,36 +75,26 @@ def read_earlier(file: Path, bench: str) -> Earlier:
         told = document.get("bench") if isinstance(document, dict) else None
         if told != bench:
             raise UsageError(f"--compare {file}: a report of {told!r}, not of {bench!r}; {remedy}")
-        return _plain_parts(document)
+        parts = {name: document.get(name, {}) for name in ("settings", "machine")}
+        return msgspec.convert(parts | {"figures": dict(figures_in(document))}, Earlier)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(f"--compare {file}: {error}; {remedy}") from error
 
 
 def compare(earlier: Earlier, report: msgspec.Struct) -> Comparison:
     """Every figure that both runs have, in the order of `report`, and what else differs."""
-    printed = msgspec.json.encode(msgspec.to_builtins(report, enc_hook=str, str_keys=True))
-    now = _plain_parts(msgspec.json.decode(printed))
-    both = [name for name in now.figures if name in earlier.figures]
+    told = msgspec.to_builtins(report, enc_hook=str, str_keys=True)
+    figures = dict(figures_in(told))
+    now = msgspec.json.decode(msgspec.json.encode(told))  # as the earlier run's were read
+    both = [name for name in figures if name in earlier.figures]
     return Comparison(
-        changes=[_change(name, earlier.figures[name], now.figures[name]) for name in both],
+        changes=[_change(name, earlier.figures[name], figures[name]) for name in both],
         differences=[
-            *_differences("settings", earlier.settings, now.settings),
-            *_differences("machine", earlier.machine, now.machine),
+            *_differences("settings", earlier.settings, now["settings"]),
+            *_differences("machine", earlier.machine, now["machine"]),
         ],
         n_only_before=len(earlier.figures) - len(both),
-        n_only_now=len(now.figures) - len(both),
-    )
-
-
-def _plain_parts(document: dict[str, Any]) -> Earlier:
-    figures = dict(figures_in(document))
-    return msgspec.convert(
-        {
-            "settings": document.get("settings", {}),
-            "machine": document.get("machine", {}),
-            "figures": figures,
-        },
-        Earlier,
+        n_only_now=len(figures) - len(both),
     )
 
 

@@ -11,6 +11,8 @@ from agents.bench.filled import FilledShop
 from agents.bench.score import (
     SYSTEMS,
     Asking,
+    N,
+    System,
     candidates,
     effective_vectors,
     product_and_partition,
@@ -61,6 +63,16 @@ def test_the_limit_finds_the_largest_products(asking: Asking):
     best = np.argsort(-(effective_vectors(asking.shop) @ x[3]), kind="stable")[:20]
     ids = asking.shop.view.ids
     assert made.as_lists(made.rank(slice(3, 4))) == [[ids[row] for row in best]]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_a_list_may_take_the_whole_catalogue(system: System):
+    shop = FilledShop(N, 50, 1, lambda step: None)
+    shop.fold(200)
+    shop.publish()
+    made = system.make(Asking.of(shop, seed=2))
+    for found in made.as_lists(made.rank(slice(0, 3))):
+        assert len(found) == len(set(found)) > 0
 
 
 def test_effective_vectors_are_the_models(asking: Asking):

@@ -53,12 +53,6 @@ def test_a_file_that_the_shell_has_emptied_is_refused_before_anything_is_measure
     assert bench in told
 
 
-def test_a_list_may_take_the_whole_catalogue(capsys: pytest.CaptureFixture[str]):
-    sizes = ["--items", "20", "--seconds", "0.05", "--repeats", "1", "--kafka-items", "0"]
-    rows = run(capsys, "score", *sizes)["tables"]["20 items, ratio"]["rows"]
-    assert rows["recall@20, limit_product"][""]["median"] == 1.0
-
-
 def test_score_tells_requests_latency_recall_and_what_has_changed(
     kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
