@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
@@ -18,6 +19,9 @@ from agents.bench.report import Comparison, Earlier, Report, compare, read_earli
 from agents.cli.common import Output
 
 PARTITIONS = 16
+WIDEST = 1_000
+"""Columns of a terminal: more than any table has."""
+
 RANGES = {True: "apart", False: "overlap", None: "one value"}
 
 KafkaBenchOption = Annotated[
@@ -113,8 +117,9 @@ def show_report(output: Output, report: Report) -> None:
 def show_table(output: Output, table: RichTable) -> None:
     """In full, however narrow the terminal is: half a figure is none."""
     if not output.as_json:
-        width = max(output.console.width, output.console.measure(table).maximum)
-        output.console.print(table, width=width, crop=False, no_wrap=True)
+        # The output's own console would cut even what is printed at a larger width.
+        wide = Console(file=output.console.file, highlight=False, width=WIDEST)
+        wide.print(table)
 
 
 def figures_table(title: str, rows: Mapping[str, Mapping[str, Figure]]) -> RichTable:

@@ -116,6 +116,26 @@ def test_a_report_is_printed_though_it_replaces_the_one_it_is_compared_with(
     assert "one value" in capsys.readouterr().out
 
 
+def test_a_table_is_printed_in_full_however_narrow_the_terminal_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "30")
+    earlier = checked(written(tmp_path, a_report(1.0, 2.0)), "scale")
+    finish(Output(), a_report(4_000.0, 5_000.0), earlier)
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "/ ours" in line]
+    assert row.split() == [
+        "rates",
+        "/",
+        "ours",
+        "/",
+        "events/s",
+        "1.50",
+        "4,500",
+        "3000.00",
+        "apart",
+    ]
+
+
 def test_people_are_told_what_else_differs_and_what_was_not_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
