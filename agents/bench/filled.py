@@ -41,7 +41,6 @@ class FilledShop:
         self.profiles = ProfileTable(self.config.shape, capacity=n_users)
         self.view = ItemView(self.config.shape, self.config, capacity=n_items)
         self.n_folded = 0
-        self.keepers: list[Callable[[float], None]] = []  # told the time, by a clock that rises
         self._shop = Shop(ShopConfig(n_users=n_users, n_items=n_items, seed=seed))
         self._decode: Callable[[bytes], Event] = msgspec.json.Decoder(event_union()).decode
         self._translator = Translator(self.kinds, self.config.shape.n_tokens)
@@ -81,11 +80,14 @@ class FilledShop:
         return self._watermark_ms
 
     @contextmanager
-    def folding(self, rate_per_s: float) -> Iterator[None]:
+    def folding(
+        self, rate_per_s: float, keeper: Callable[[float], None] | None = None
+    ) -> Iterator[None]:
         """Within the block a thread folds so many events a second, and publishes them; another one
-        calls what is in `keepers`, for a fifth of a core.
+        calls the keeper, for a fifth of a core.
 
-        A failure in a thread is raised at the end of the block.
+        keeper: told the time, by a clock that rises. A failure in a thread is raised at the end of
+        the block.
         """
         stop = threading.Event()
 
@@ -101,18 +103,17 @@ class FilledShop:
                     self.publish()
                 pause_s = pause_after(time.perf_counter() - looked)
 
-        def keep() -> None:
+        def keep(keeper: Callable[[float], None]) -> None:
             pause_s = PAUSE_S
             while not stop.wait(pause_s):
                 began = time.monotonic()
-                for keeper in self.keepers:
-                    keeper(time.monotonic())
+                keeper(began)
                 pause_s = max(PAUSE_S, SHARE * (time.monotonic() - began))
 
         with ThreadPoolExecutor(2, thread_name_prefix="fold") as pool:
             work = [pool.submit(fold)] if rate_per_s > 0 else []
-            if self.keepers:
-                work.append(pool.submit(keep))
+            if keeper is not None:
+                work.append(pool.submit(keep, keeper))
             try:
                 yield
             finally:

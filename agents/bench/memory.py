@@ -117,10 +117,19 @@ def memory(bed: Bed, plan: MemoryPlan, on_step: Callable[[str], None]) -> Report
     )
 
 
+def worker_settings(plan: MemoryPlan) -> dict[str, object]:
+    """Of both workers: their users are those of the store's tables."""
+    return {
+        "agents": "updater",
+        "own_items": plan.own_items,
+        "newest_record_format": plan.record_format,
+    }
+
+
 def _many_users(
     bed: Bed, store: redis.Redis, plan: MemoryPlan, on_step: Callable[[str], None]
 ) -> Growth:
-    settings = {"agents": "updater", "cache_users": plan.cache}
+    settings = worker_settings(plan) | {"cache_users": plan.cache}
     pairs = ((f"v{n}", f"i{n * 7919 % N_ITEMS}") for n in range(plan.one_visit))
     with workers(bed, bed.name, 1, settings) as (started,):
         return _grown(bed, store, started, pairs, plan.one_visit, on_step)
@@ -130,7 +139,7 @@ def _many_items(
     bed: Bed, store: redis.Redis, plan: MemoryPlan, on_step: Callable[[str], None]
 ) -> tuple[Growth, float]:
     """And the bytes that an item takes in the newest snapshot in the store."""
-    settings = {"agents": "updater", "item_snapshot_interval_s": SNAPSHOT_S}
+    settings = worker_settings(plan) | {"item_snapshot_interval_s": SNAPSHOT_S}
     pairs = ((f"u{n * 7919 % N_USERS}", f"new{n}") for n in range(plan.items))
     with workers(bed, bed.name, 1, settings) as (started,):
         growth = _grown(bed, store, started, pairs, plan.items, on_step)

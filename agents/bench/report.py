@@ -32,35 +32,79 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One figure of two runs. apart: no repeat of one lies within the range of the other."""
+    """One figure of two runs. apart: no repeat of one lies within the range of the other; None
+    where either has one value only, which is no range."""
 
     name: str
     before: float
     now: float
     ratio: float | None
-    apart: bool
+    apart: bool | None
 
 
-def changes(before: Path, report: msgspec.Struct) -> list[Change]:
-    """Every figure that both runs have, in the order of `report`.
+class Difference(msgspec.Struct, frozen=True):
+    """A setting, or a fact of the machine, that two runs don't share. None: that run has none."""
 
-    before: what ``--json`` printed. Raises UsageError for a file that is no report of this bench.
-    """
+    name: str
+    before: Any
+    now: Any
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Two runs. n_only_before, n_only_now: figures that the other run does not have."""
+
+    changes: list[Change]
+    differences: list[Difference]
+    n_only_before: int
+    n_only_now: int
+
+
+class Earlier(msgspec.Struct, frozen=True):
+    """What is needed of an earlier run. figures: by place in its document."""
+
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    figures: dict[str, Figure]
+
+
+def read_earlier(file: Path, bench: str) -> Earlier:
+    """What ``--json`` printed. Raises UsageError for a file that is no report of this bench."""
+    remedy = f"write one with `foldstream bench {bench} --json`, to a file of another name"
     try:
-        document = msgspec.json.decode(before.read_bytes())
+        document = msgspec.json.decode(file.read_bytes())
+        told = document.get("bench") if isinstance(document, dict) else None
+        if told != bench:
+            raise UsageError(f"--compare {file}: a report of {told!r}, not of {bench!r}; {remedy}")
+        parts = {name: document.get(name, {}) for name in ("settings", "machine")}
+        return msgspec.convert(parts | {"figures": dict(figures_in(document))}, Earlier)
     except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(f"--compare {before}: {error}") from error
-    now = msgspec.to_builtins(report)
-    told = document.get("bench") if isinstance(document, dict) else None
-    if told != now["bench"]:
-        raise UsageError(
-            f"--compare {before}: a report of {told!r}, not of {now['bench']!r}; write one with "
-            f"`foldstream bench {now['bench']} --json`"
-        )
-    earlier = dict(figures_in(document))
-    return [
-        _change(name, earlier[name], figure) for name, figure in figures_in(now) if name in earlier
-    ]
+        raise UsageError(f"--compare {file}: {error}; {remedy}") from error
+
+
+def compare(earlier: Earlier, report: msgspec.Struct) -> Comparison:
+    """Every figure that both runs have, in the order of `report`, and what else differs."""
+    told = msgspec.to_builtins(report, enc_hook=str, str_keys=True)
+    figures = dict(figures_in(told))
+    now = msgspec.json.decode(msgspec.json.encode(told))  # as the earlier run's were read
+    both = [name for name in figures if name in earlier.figures]
+    return Comparison(
+        changes=[_change(name, earlier.figures[name], figures[name]) for name in both],
+        differences=[
+            *_differences("settings", earlier.settings, now["settings"]),
+            *_differences("machine", earlier.machine, now["machine"]),
+        ],
+        n_only_before=len(earlier.figures) - len(both),
+        n_only_now=len(figures) - len(both),
+    )
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[Difference]:
+    """Down to the innermost names: of the versions those that changed."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(f"{name} / {key}", before.get(key), now.get(key))
+    elif before != now:
+        yield Difference(name, before, now)
 
 
 def figures_in(document: Any, path: str = "") -> Iterator[tuple[str, Figure]]:
@@ -80,10 +124,11 @@ def figures_in(document: Any, path: str = "") -> Iterator[tuple[str, Figure]]:
 
 
 def _change(name: str, before: Figure, now: Figure) -> Change:
+    ranges = min(len(before.values), len(now.values)) > 1
     return Change(
         name=name.replace("tables / ", "").replace(" / rows", ""),
         before=before.median,
         now=now.median,
         ratio=now.median / before.median if before.median else None,
-        apart=now.min > before.max or now.max < before.min,
+        apart=now.min > before.max or now.max < before.min if ranges else None,
     )

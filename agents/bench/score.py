@@ -1,9 +1,9 @@
 """`bench score`: ranking lists, one request after the other and in batches, while items move.
 
 In this process: the product's `Ranking` and `Scorer` on tables that simulated events filled; a
-thread folds more of them meanwhile, and another one keeps the candidates up. The limit in the same
-round is an exact product of vectors with argpartition, which knows none of the other terms. Recall
-is that of a system's lists in the exact ones.
+thread folds more of them meanwhile, and another one keeps the candidates up while these are timed.
+The limit in the same round is an exact product of vectors with argpartition, which knows none of
+the other terms. Recall is that of a system's lists in the exact ones.
 """
 
 from __future__ import annotations
@@ -71,15 +71,25 @@ Rank = Callable[[slice], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """A system on a shop. rank: what is timed. as_lists: its result as lists of item ids. keeper:
+    what must be called again and again while items move, with the time."""
+
+    rank: Rank
+    as_lists: Callable[[Any], Lists]
+    keeper: Callable[[float], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class System:
-    """One way to rank. make: what is timed, and how its result reads as lists of item ids."""
+    """One way to rank."""
 
     name: str
     about: str
-    make: Callable[[Asking], tuple[Rank, Callable[[Any], Lists]]]
+    make: Callable[[Asking], Made]
 
 
-def whole_call(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
+def whole_call(asking: Asking) -> Made:
     """Records in, lists with reasons as JSON out: what the scorer calls."""
     shop = asking.shop
     ranking = Ranking(shop.view, None, shop.kinds, RankingRules())
@@ -87,14 +97,14 @@ def whole_call(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
     def rank(picked: slice) -> Any:
         return ranking.rank(asking.user_ids[picked], asking.records[picked], N, shop.clock_ms)
 
-    return rank, _of_ranked
+    return Made(rank, _of_ranked)
 
 
 def _of_ranked(found: Any) -> Lists:
     return [[item.item_id for item in one.items] for one in found]
 
 
-def scores_only(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
+def scores_only(asking: Asking) -> Made:
     """The scores and the best of them: no records, no reasons, no JSON."""
     shop, scorer = asking.shop, Scorer(asking.shop.config)
 
@@ -104,24 +114,23 @@ def scores_only(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
             current = list(users.history[:, :1])
             return scorer.top_k(shop.view, asking.profiles.columns, users, current, N)[0]
 
-    return rank, lambda rows: _ids(shop, rows)
+    return Made(rank, lambda rows: _ids(shop, rows))
 
 
-def candidates(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
+def candidates(asking: Asking) -> Made:
     """The whole call with candidates that get the full score, whatever the number of items."""
     shop = asking.shop
     found = Candidates(shop.view, exact_items=0)
     found.refresh(time.monotonic())
-    shop.keepers.append(found.refresh)
     ranking = Ranking(shop.view, None, shop.kinds, RankingRules(), found)
 
     def rank(picked: slice) -> Any:
         return ranking.rank(asking.user_ids[picked], asking.records[picked], N, shop.clock_ms)
 
-    return rank, _of_ranked
+    return Made(rank, _of_ranked, found.refresh)
 
 
-def product_and_partition(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]:
+def product_and_partition(asking: Asking) -> Made:
     """x . e of every item and argpartition, in numpy; user and item vectors as they are now."""
     shop = asking.shop
     items = effective_vectors(shop)
@@ -133,7 +142,7 @@ def product_and_partition(asking: Asking) -> tuple[Rank, Callable[[Any], Lists]]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
         return np.take_along_axis(best, order, axis=1)
 
-    return rank, lambda rows: _ids(shop, rows)
+    return Made(rank, lambda rows: _ids(shop, rows))
 
 
 SYSTEMS = (
@@ -187,6 +196,7 @@ def score(
         notes=[
             "a request of a batch waits for the whole batch: its milliseconds are the batch's",
             "recall@20: share of the exact list's items; the limit knows only the embedding",
+            "while items move: after the batches of each round, as the keeper left the candidates",
         ],
     )
 
@@ -212,14 +222,21 @@ def _measured(
 ) -> dict[str, Table]:
     made = {system.name: system.make(asking) for system in systems}
     recall = _recalls(made, asking)
+    moving: dict[str, list[float]] = {}
     runs: dict[str, list[Timed]] = {}
     for number in range(1, repeats + 1):
         for batch, size in BATCHES.items():
-            for name, (rank, _) in made.items():
+            for name, one in made.items():
                 on_step(f"{n_items:,} items, round {number} of {repeats}: {name}, {batch}")
-                with asking.shop.folding(rate_per_s):
-                    run = timed(rank, size, len(asking.user_ids), seconds)
+                if one.keeper is not None:
+                    one.keeper(time.monotonic())  # what others' rounds have moved
+                with asking.shop.folding(rate_per_s, one.keeper):
+                    run = timed(one.rank, size, len(asking.user_ids), seconds)
                 runs.setdefault(f"{name}, {batch}", []).append(run)
+                if one.keeper is not None and EXACT in made and size == ROUND_USERS:
+                    # As the keeper left it, behind the items by as much as it is in a worker.
+                    found = _recalls({EXACT: made[EXACT], name: one}, asking)[name]
+                    moving.setdefault(name, []).append(found)
     return {
         f"{n_items} items, requests": Table(
             f"{n_items:,} items: requests",
@@ -241,7 +258,8 @@ def _measured(
             f"{n_items:,} items: ratio within a round, and recall@20",
             "",
             _ratios({name: [run.per_s for run in of] for name, of in runs.items()})
-            | {f"recall@20, {name}": _row([r]) for name, r in recall.items()},
+            | {f"recall@20, {name}": _row([r]) for name, r in recall.items()}
+            | {f"recall@20 while items move, {name}": _row(r) for name, r in moving.items()},
         ),
     }
 
@@ -301,14 +319,12 @@ def effective_vectors(shop: FilledShop) -> NDArray[np.float32]:
     return out
 
 
-def _recalls(
-    made: dict[str, tuple[Rank, Callable[[Any], Lists]]], asking: Asking
-) -> dict[str, float]:
+def _recalls(made: dict[str, Made], asking: Asking) -> dict[str, float]:
     """Nothing is folded meanwhile: all see the same table."""
     if EXACT not in made:
         return {}
     picked = slice(0, min(ROUND_USERS, len(asking.user_ids)))
-    lists = {name: as_lists(rank(picked)) for name, (rank, as_lists) in made.items()}
+    lists = {name: one.as_lists(one.rank(picked)) for name, one in made.items()}
     return {name: recall(lists[EXACT], found) for name, found in lists.items() if name != EXACT}
 
 

@@ -60,7 +60,7 @@ def throughput_command(
     The references stand in tests/bench, so this runs from a checkout.
     """
     output = Output(as_json)
-    checked(compare)
+    earlier = checked(compare, "throughput")
     quiet()
     chosen = choose(systems)
     with (
@@ -70,7 +70,7 @@ def throughput_command(
         report = throughput(bed, chosen, events, repeats, on_progress)
     if not as_json:
         _show_throughput(output, report)
-    finish(output, report, compare)
+    finish(output, report, earlier)
 
 
 def latency_command(
@@ -91,14 +91,14 @@ def latency_command(
     skipped for a newer one counts as late.
     """
     output = Output(as_json)
-    checked(compare)
+    earlier = checked(compare, "latency")
     quiet()
     plan = LatencyPlan(rate_per_s=rate, seconds=seconds, repeats=repeats, probe_share=probes)
     with stepped(output) as on_step, made_bed(kafka, redis, PARTITIONS, on_step) as bed:
         report = latency(bed, plan, on_step)
     if not as_json:
         _show_latency(output, report)
-    finish(output, report, compare)
+    finish(output, report, earlier)
 
 
 def choose(names: str | None) -> tuple[System, ...]:

@@ -10,15 +10,19 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as RichTable
 
 from agents.bench.figures import Figure
-from agents.bench.report import Change, Report, changes
+from agents.bench.report import Comparison, Earlier, Report, compare, read_earlier
 from agents.cli.common import Output
-from agents.errors import UsageError
 
 PARTITIONS = 16
+WIDEST = 1_000
+"""Columns of a terminal: more than any table has."""
+
+RANGES = {True: "apart", False: "overlap", None: "one value"}
 
 KafkaBenchOption = Annotated[
     str | None, typer.Option("--kafka", help="Use this broker instead of starting one.")
@@ -61,24 +65,40 @@ def stepped(output: Output) -> Iterator[Callable[[str], None]]:
         yield lambda step: progress.update(task, description=step)
 
 
-def checked(compare: Path | None) -> None:
-    """Before minutes of measuring: the file is there. Raises UsageError."""
-    if compare is not None and not compare.is_file():
-        raise UsageError(f"--compare {compare}: no such file")
+def checked(file: Path | None, bench: str) -> Earlier | None:
+    """What is compared with, read before minutes of measuring: nothing about the file can fail
+    behind them, and the run may be written to it. Raises UsageError."""
+    return None if file is None else read_earlier(file, bench)
 
 
-def finish(output: Output, report: msgspec.Struct, compare: Path | None) -> None:
+def finish(output: Output, report: msgspec.Struct, earlier: Earlier | None) -> None:
     """Print the report for machines, and what has changed since an earlier one, for both."""
-    found = changes(compare, report) if compare is not None else []
-    document = msgspec.to_builtins(report)
-    if compare is not None:
-        document["changes"] = [msgspec.to_builtins(change) for change in found]
-    output.result(document)
+    found = None if earlier is None else compare(earlier, report)
+    output.result(
+        msgspec.to_builtins(report) | ({} if found is None else msgspec.to_builtins(found))
+    )
     if isinstance(report, Report):
         show_report(output, report)
-    if compare is not None:
+    if found is not None:
+        show_comparison(output, found)
+
+
+def show_comparison(output: Output, found: Comparison) -> None:
+    """What has changed, what else differs between the runs, and what could not be compared."""
+    output.say()
+    show_table(output, _changes_table(found))
+    if found.differences:
+        table = plain_table("not the same in both runs", "before", "now")
+        for one in found.differences:
+            table.add_row(one.name, _plain(one.before), _plain(one.now))
         output.say()
-        show_table(output, _changes_table(found))
+        show_table(output, table)
+    if found.n_only_before or found.n_only_now:
+        output.say()
+        output.say(
+            f"not compared: {found.n_only_before} figures that only the earlier run has, "
+            f"{found.n_only_now} that only this one has"
+        )
 
 
 def show_report(output: Output, report: Report) -> None:
@@ -97,8 +117,9 @@ def show_report(output: Output, report: Report) -> None:
 def show_table(output: Output, table: RichTable) -> None:
     """In full, however narrow the terminal is: half a figure is none."""
     if not output.as_json:
-        width = max(output.console.width, output.console.measure(table).maximum)
-        output.console.print(table, width=width, crop=False, no_wrap=True)
+        # The output's own console would cut even what is printed at a larger width.
+        wide = Console(file=output.console.file, highlight=False, width=WIDEST)
+        wide.print(table)
 
 
 def figures_table(title: str, rows: Mapping[str, Mapping[str, Figure]]) -> RichTable:
@@ -151,10 +172,10 @@ def _plain(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _changes_table(found: list[Change]) -> RichTable:
+def _changes_table(found: Comparison) -> RichTable:
     table = plain_table("compared with the earlier run", "before", "now", "ratio", "ranges")
-    for change in found:
+    for change in found.changes:
         ratio = "" if change.ratio is None else f"{change.ratio:.2f}"
-        ranges = "apart" if change.apart else "overlap"
+        ranges = RANGES[change.apart]
         table.add_row(change.name, number(change.before), number(change.now), ratio, ranges)
     return table

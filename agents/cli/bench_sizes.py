@@ -10,7 +10,7 @@ from agents.bench.bed import made_bed
 from agents.bench.memory import MemoryPlan, memory
 from agents.bench.report import Report
 from agents.bench.scale import DIMENSIONS, points, scale
-from agents.bench.score import SYSTEMS, score
+from agents.bench.score import SYSTEMS, N, score
 from agents.bench.score_kafka import score_kafka
 from agents.bench.startup import startup
 from agents.cli.bench_output import (
@@ -49,7 +49,7 @@ def register(group: typer.Typer) -> None:
 
 def score_command(
     items: Annotated[
-        str, typer.Option(help="Sizes of the catalogue, with commas; a million takes 2 GiB.")
+        str, typer.Option(help="Sizes of the catalogue, with commas; a million takes 4 GiB.")
     ] = "3000,100000,1000000",
     seconds: Annotated[
         float, typer.Option(min=0.05, max=600, help="Of one system at one size in one round.")
@@ -75,8 +75,10 @@ def score_command(
     and answers through Kafka.
     """
     output = Output(as_json)
-    sizes = numbers("--items", items, MOST_ITEMS)
-    checked(compare)
+    sizes = numbers("--items", items, MOST_ITEMS, least=N)
+    if 0 < kafka_items < N:
+        raise UsageError(f"--kafka-items {kafka_items}: 0, or {N} and more: a list has so many")
+    earlier = checked(compare, "score")
     quiet()
     wanted = None if systems is None else {name.strip() for name in systems.split(",")}
     if wanted is not None and (unknown := wanted - {system.name for system in SYSTEMS}):
@@ -93,7 +95,7 @@ def score_command(
     whole = Report(
         report.bench, report.machine, report.settings, report.tables | tables, report.notes
     )
-    finish(output, whole, compare)
+    finish(output, whole, earlier)
 
 
 def memory_command(
@@ -124,14 +126,14 @@ def memory_command(
     A million users or items: `--users 1000000`, `--items 1000000`, `--store-users 1000000`.
     """
     output = Output(as_json)
-    checked(compare)
+    earlier = checked(compare, "memory")
     quiet()
     if users < 4 * cache:
         raise UsageError(f"--users {users}: at least four times --cache ({4 * cache}), or a slope")
     plan = MemoryPlan(users, cache, items, store_users, repeats, record_format, own_items)
     with stepped(output) as on_step, made_bed(kafka, redis, PARTITIONS, on_step) as bed:
         report = memory(bed, plan, on_step)
-    finish(output, report, compare)
+    finish(output, report, earlier)
 
 
 def startup_command(
@@ -149,11 +151,11 @@ def startup_command(
 ) -> None:
     """From exec to ready: on an empty store, after a stop, after kill -9; by stage."""
     output = Output(as_json)
-    checked(compare)
+    earlier = checked(compare, "startup")
     quiet()
     with stepped(output) as on_step, made_bed(kafka, redis, PARTITIONS, on_step) as bed:
         report = startup(bed, events, repeats, cold, on_step)
-    finish(output, report, compare)
+    finish(output, report, earlier)
 
 
 def scale_command(
@@ -178,7 +180,7 @@ def scale_command(
     learn: the difference is what it costs.
     """
     output = Output(as_json)
-    checked(compare)
+    earlier = checked(compare, "scale")
     quiet()
     given = {
         "users": numbers("--users", users, 20_000_000),
@@ -196,11 +198,11 @@ def scale_command(
         made_bed(kafka, redis, PARTITIONS, lambda step: on_progress(step, 0, 0)) as bed,
     ):
         report = scale(bed, chosen, events, repeats, on_progress)
-    finish(output, report, compare)
+    finish(output, report, earlier)
 
 
-def numbers(option: str, text: str, most: int) -> list[int]:
-    """Whole numbers from 1 to `most`, between commas. Raises UsageError that names the option.
+def numbers(option: str, text: str, most: int, least: int = 1) -> list[int]:
+    """Whole numbers from `least` to `most`, between commas. Raises UsageError, naming the option.
 
     >>> numbers("--items", "3000, 100_000", 1_000_000)
     [3000, 100000]
@@ -209,6 +211,6 @@ def numbers(option: str, text: str, most: int) -> list[int]:
         found = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise UsageError(f"{option} {text}: whole numbers with commas between") from error
-    if not all(1 <= one <= most for one in found):
-        raise UsageError(f"{option} {text}: each must be 1 to {most:,}")
+    if not all(least <= one <= most for one in found):
+        raise UsageError(f"{option} {text}: each must be {least} to {most:,}")
     return found

@@ -7,10 +7,14 @@ import os
 import pytest
 
 from agents.bench.figures import BenchFailed
-from agents.bench.memory import Growth, after_warm_up, slope
+from agents.bench.memory import Growth, MemoryPlan, after_warm_up, slope, worker_settings
+from agents.bench.programs import worker
 from agents.bench.record_sizes import MEAN_EVENTS, user_bytes
 from agents.bench.worker_runs import resident_bytes
-from profiles.shape import RECORD_VERSION, ModelShape
+from agents.generations import newest_format
+from agents.settings import load_settings
+from agents.store_access import own_items_of
+from profiles.shape import OWN_FORMAT, RECORD_VERSION, ModelShape
 
 
 def test_the_store_holds_more_than_the_records_and_about_what_the_formula_says():
@@ -24,6 +28,21 @@ def test_the_store_holds_more_than_the_records_and_about_what_the_formula_says()
         assert told.store == pytest.approx(told.formula, rel=0.3)
     few, many = found["n or more events: 1 of n users"], found["everyone 30 events"]
     assert many.record > few.record
+
+
+@pytest.mark.parametrize(
+    ("record_format", "own_items", "in_force"),
+    [(OWN_FORMAT - 1, 32, 0), (OWN_FORMAT, 7, 7), (RECORD_VERSION, 0, 0)],
+)
+def test_the_workers_write_the_records_that_were_asked_for(
+    record_format: int, own_items: int, in_force: int
+):
+    plan = MemoryPlan(4_000, 1_000, 1_000, 1_000, 1, record_format, own_items)
+    command = worker(worker_settings(plan))
+    given = dict(one.split("=", 1) for one in command if one.startswith("FOLDSTREAM_"))
+    settings = load_settings(environment=given).settings
+    assert newest_format(settings) == record_format
+    assert own_items_of(settings) == in_force
 
 
 def test_the_slope_is_that_of_the_readings_after_the_warm_up():

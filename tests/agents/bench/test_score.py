@@ -11,6 +11,9 @@ from agents.bench.filled import FilledShop
 from agents.bench.score import (
     SYSTEMS,
     Asking,
+    N,
+    System,
+    candidates,
     effective_vectors,
     product_and_partition,
     recall,
@@ -18,6 +21,7 @@ from agents.bench.score import (
     timed,
     whole_call,
 )
+from agents.candidate_keeper import PAUSE_S
 from profiles.groups import N_GROUPS
 from profiles.serving import Scorer
 from profiles.tokens import read_item
@@ -47,18 +51,28 @@ def test_scores_alone_give_the_lists_of_the_whole_call(asking: Asking):
     picked = slice(0, 20)
     lists = []
     for make in (whole_call, scores_only):
-        rank, as_lists = make(asking)
-        lists.append(as_lists(rank(picked)))
+        made = make(asking)
+        lists.append(made.as_lists(made.rank(picked)))
     assert lists[0] == lists[1]
     assert all(len(found) == 20 for found in lists[0])
 
 
 def test_the_limit_finds_the_largest_products(asking: Asking):
-    rank, as_lists = product_and_partition(asking)
+    made = product_and_partition(asking)
     x = asking.see(Scorer(asking.shop.config), slice(None)).x
     best = np.argsort(-(effective_vectors(asking.shop) @ x[3]), kind="stable")[:20]
     ids = asking.shop.view.ids
-    assert as_lists(rank(slice(3, 4))) == [[ids[row] for row in best]]
+    assert made.as_lists(made.rank(slice(3, 4))) == [[ids[row] for row in best]]
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
+def test_a_list_may_take_the_whole_catalogue(system: System):
+    shop = FilledShop(N, 50, 1, lambda step: None)
+    shop.fold(200)
+    shop.publish()
+    made = system.make(Asking.of(shop, seed=2))
+    for found in made.as_lists(made.rank(slice(0, 3))):
+        assert len(found) == len(set(found)) > 0
 
 
 def test_effective_vectors_are_the_models(asking: Asking):
@@ -72,11 +86,30 @@ def test_effective_vectors_are_the_models(asking: Asking):
 
 def test_a_thread_goes_on_folding_and_the_view_follows(asking: Asking):
     before, known = asking.shop.n_folded, asking.shop.view.n_learned
-    rank, _ = scores_only(asking)
+    rank = scores_only(asking).rank
     with asking.shop.folding(5_000.0):
         while asking.shop.n_folded < before + 200:
             rank(slice(0, 4))
     assert asking.shop.view.n_learned > known
+
+
+def test_a_keeper_is_called_in_its_own_block_only(asking: Asking):
+    called = threading.Event()
+    with asking.shop.folding(0.0, lambda now_s: called.set()):
+        assert called.wait(30.0)
+    called.clear()
+    with asking.shop.folding(1_000.0):
+        assert not called.wait(2 * PAUSE_S)
+    assert [system.name for system in SYSTEMS if system.make(asking).keeper] == ["candidates"]
+
+
+def test_the_keeper_brings_candidates_up_to_items_that_moved(asking: Asking):
+    made = candidates(asking)
+    assert made.keeper is not None
+    asking.shop.fold(1_000)
+    asking.shop.publish()
+    made.keeper(0.0)
+    assert len(asking.shop.view.take_moved()) == 0
 
 
 def test_what_fails_in_the_thread_is_raised(asking: Asking, monkeypatch: pytest.MonkeyPatch):

@@ -24,6 +24,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     [
         (["score", "--items", "many"], "--items"),
         (["score", "--items", "0"], "--items"),
+        (["score", "--items", "3000,19"], "--items"),
+        (["score", "--kafka-items", "19"], "--kafka-items"),
         (["score", "--systems", "annoy"], "limit_product"),
         (["score", "--compare", "no-such-file.json"], "no-such-file.json"),
         (["memory", "--users", "4000", "--cache", "2000"], "--users"),
@@ -39,6 +41,18 @@ def test_what_is_wrong_is_named_before_anything_is_measured(
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("bench", ["throughput", "latency", "score", "memory", "startup", "scale"])
+def test_a_file_that_the_shell_has_emptied_is_refused_before_anything_is_measured(
+    bench: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    file = tmp_path / "before.json"
+    file.touch()
+    assert run_command(["bench", bench, "--json", "--compare", str(file)]) == Exit.USAGE
+    told = capsys.readouterr().err
+    assert "before.json" in told.replace("\n", "")
+    assert bench in told
+
+
 def test_score_tells_requests_latency_recall_and_what_has_changed(
     kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
@@ -52,6 +66,9 @@ def test_score_tells_requests_latency_recall_and_what_has_changed(
     ratios = tables["300 items, ratio"]["rows"]
     assert ratios["recall@20, foldstream"][""]["median"] == 1.0
     assert ratios["recall@20, candidates"][""]["median"] >= 0.9
+    moving = ratios["recall@20 while items move, candidates"][""]
+    assert len(moving["values"]) == 2
+    assert moving["min"] >= 0.8
     assert set(tables["kafka, latency"]["rows"]) == {"one", "32 at once"}
     before = tmp_path / "before.json"
     before.write_bytes(msgspec.json.encode(document))
