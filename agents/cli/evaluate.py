@@ -103,7 +103,7 @@ def register(app: typer.Typer) -> None:
                 stream = stream.paced(pace)
             fold = measured_config(fold_config_of(settings), negatives)
             if workers is not None:
-                together = shared(stream, fold, workers, rate, on_progress)
+                together = shared(stream, fold, workers, rate, kinds, on_progress)
                 progress.stop()
                 output.result(together)
                 output.show(
