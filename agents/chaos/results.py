@@ -23,17 +23,29 @@ SOURCES = tuple(f"../../{name}" for name in ("agents", "streams", "profiles", "p
 
 
 def append(path: Path, outcome: Outcome) -> None:
-    """Add one line; first cut off a last one that a kill left unfinished."""
+    """Add one line; first end a last one that has no end, or cut off what a kill left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = msgspec.json.encode(outcome) + b"\n"
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
         file.seek(0)
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        whole = content.rfind(b"\n") + 1
+        if _is_outcome(content[whole:]):
+            file.write(b"\n")
+        else:
+            file.truncate(whole)
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_outcome(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=Outcome)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def read(paths: Iterable[Path]) -> list[Outcome]:

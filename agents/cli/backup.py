@@ -94,7 +94,10 @@ def restore(
     if aside is not None:
         output.say(f"what was there is in {aside}; once you are content: {_removal([aside])}")
     if older:
-        output.say(f"left by earlier restores, and needed by nothing: {_removal(older)}")
+        output.say(
+            "left by earlier restores; the oldest holds what ran before the first of them: once you"
+            f" are content, {_removal(older)}"
+        )
     output.say("next: foldstream up, then foldstream worker: it folds what the log holds since")
 
 

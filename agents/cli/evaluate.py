@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,9 @@ from agents.evaluate.through_kafka import Agreement, agree
 from agents.store_access import fold_config_of
 
 MODELS_HELP = f"Some of {OURS}, {', '.join(entry.key for entry in ENTRIES)}; default all."
+
+
+RATE = 250.0
 
 
 def register(app: typer.Typer) -> None:
@@ -61,8 +65,9 @@ def register(app: typer.Typer) -> None:
             typer.Option(min=1, max=4, help="With --through-kafka: so many workers share it."),
         ] = None,
         rate: Annotated[
-            float, typer.Option(min=1, help="With --workers: events sent a second.")
-        ] = 250.0,
+            float | None,
+            typer.Option(min=1, help=f"With --workers: events sent a second. Default: {RATE:g}."),
+        ] = None,
         attack: Annotated[
             int | None,
             typer.Option(min=1, help="Fake users that push one item: what honest users lose."),
@@ -85,6 +90,15 @@ def register(app: typer.Typer) -> None:
         """
         if workers is not None and not through_kafka:
             raise UsageError("--workers goes with --through-kafka")
+        if rate is not None and workers is None:
+            raise UsageError("--rate goes with --workers")
+        if through_kafka and attack is not None:
+            raise UsageError("--through-kafka and --attack: choose one")
+        if through_kafka or attack is not None:
+            refuse(
+                "--through-kafka" if through_kafka else "--attack",
+                {"--plot": plot, "--every": every > 1, "--tenths": tenths, "--models": models},
+            )
         if pace is not None and not pace > 0:
             raise UsageError(f"--pace {pace}: give events a second, above 0")
         output = Output(as_json)
@@ -103,7 +117,7 @@ def register(app: typer.Typer) -> None:
                 stream = stream.paced(pace)
             fold = measured_config(fold_config_of(settings), negatives)
             if workers is not None:
-                together = shared(stream, fold, workers, rate, on_progress)
+                together = shared(stream, fold, workers, rate or RATE, kinds, on_progress)
                 progress.stop()
                 output.result(together)
                 output.show(
@@ -145,6 +159,16 @@ def register(app: typer.Typer) -> None:
         output.result(run.evaluation)
         if not as_json:
             show(output, stream, run.evaluation)
+
+
+def refuse(measurement: str, options: Mapping[str, object]) -> None:
+    """Raises UsageError for an option that is given (true) and that a measurement has no use for.
+
+    >>> refuse("--attack", {"--plot": None, "--tenths": False})
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(f"{measurement} has no use for {', '.join(given)}: leave it out")
 
 
 def figures_table(title: str, of_models: dict[str, Figures]) -> Table:

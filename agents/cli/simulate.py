@@ -35,12 +35,17 @@ MIXED = "mixed"
 all count; the only one that answers lists and sends faults."""
 
 
+RATE = "50"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command("simulate")
     def command(
-        rate: Annotated[str, typer.Option(help="Messages a second, or max.")] = "50",
+        rate: Annotated[
+            str | None, typer.Option(help=f"Messages a second, or max. Default: {RATE}.")
+        ] = None,
         events: Annotated[
             int | None, typer.Option(min=1, help="End after so many. Default: Ctrl-C.")
         ] = None,
@@ -95,7 +100,9 @@ def register(app: typer.Typer) -> None:
         settings = settings_for(
             config, data_dir=data_dir, kafka=kafka, topic_prefix=topic_prefix
         ).settings
-        pace = None if fill or to is not None else parse_rate(rate)
+        if to is not None and (answer or rate is not None):
+            raise UsageError(f"--to sends nothing: leave out {'--answer' if answer else '--rate'}")
+        pace = None if fill or to is not None else parse_rate(RATE if rate is None else rate)
         if pace is None and events is None:
             raise UsageError("--rate max without --events would fill the disk; give --events N")
         event_pace = shop_rate if pace is None else pace

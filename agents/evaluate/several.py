@@ -10,20 +10,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import msgspec
+import redis
 
 from agents.bench.bed import Bed, made_bed
-from agents.chaos.worker_process import WorkerProcess, until
+from agents.bench.figures import BenchFailed
+from agents.bench.programs import STALL_S, checkpoint_count
+from agents.chaos.worker_process import NotWithin, WorkerProcess, until
 from agents.evaluate.figures import Figures, figures
 from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import asked
 from agents.evaluate.run import OnProgress
 from agents.evaluate.stream import Stream
-from agents.evaluate.through_kafka import ranks_of
+from agents.evaluate.through_kafka import ranks_of, setting_of
 from agents.settings import load_settings
 from agents.store_access import settings_of
+from profiles.interactions import Kinds
 from profiles.shape import FoldConfig
 from streams.bulk import BulkProducer
 from streams.codec import encode
@@ -34,7 +39,9 @@ PARTITIONS = 4
 """However many workers there are."""
 
 STEP_S = 0.02
-STALL_S = 300.0
+LOOK_S = 0.2
+DIVIDED_S = 300.0
+"""Until every worker has partitions: they join the group one after the other."""
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -58,15 +65,18 @@ def shared(
     config: FoldConfig,
     n_workers: int,
     rate: float,
+    kinds: Kinds | None = None,
     on_progress: OnProgress = lambda what, done, n: None,
 ) -> Shared:
     """Send the stream through a throw-away broker to so many workers.
 
-    rate: events sent a second. Raises NotWithin where they do not get through.
+    rate: events sent a second. Raises BenchFailed where they do not get through.
     """
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     with made_bed(None, None, PARTITIONS, lambda step: on_progress(step, 0, len(stream))) as bed:
-        trials = asyncio.run(_ranked(bed, stream, config, n_workers, rate, on_progress))
+        trials = asyncio.run(
+            _ranked(bed, stream, config, n_workers, rate, kinds or Kinds(), on_progress)
+        )
     half = asked(stream)
     second = [trials[b] for b in half.tolist() if b in trials]
     return Shared(
@@ -90,32 +100,21 @@ async def _ranked(
     config: FoldConfig,
     n_workers: int,
     rate: float,
+    kinds: Kinds,
     on_progress: OnProgress,
 ) -> dict[int, Trial]:
     """Event -> its trial."""
     n = len(stream)
     async with AsyncExitStack() as stack:
-        workers = [_worker(bed, config, number) for number in range(n_workers)]
+        workers = [_worker(bed, config, kinds, number) for number in range(n_workers)]
         for number, worker in enumerate(workers):
             on_progress("starting workers", number, n_workers)
             await stack.enter_async_context(worker)
-        for worker in workers:
-            await worker.ready()
-
-        async def divided() -> bool:
-            held = [await w.metric("foldstream_partitions_assigned") for w in workers]
-            return sum(held) == PARTITIONS and min(held) > 0
-
-        await until(divided, "every worker has partitions", STALL_S)
+        await _shared_out(workers)
         await _send(bed, stream, rate, on_progress)
-
-        async def folded() -> bool:
-            done = [await w.metric("foldstream_events_folded_total") for w in workers]
-            on_progress("in the workers", min(n, int(sum(done))), n)
-            await asyncio.sleep(0.5)
-            return sum(done) >= n
-
-        await until(folded, "all events are folded", STALL_S)
+        store = stack.enter_context(redis.Redis.from_url(bed.redis))
+        count = checkpoint_count(store, bed.name, "g1", PARTITIONS)
+        await watched(workers, count, n, lambda done: on_progress("in the workers", done, n))
     place: dict[tuple[int, int], int] = {}
     of_id = {event.event_id: b for b, event in enumerate(stream.events)}
     decode = msgspec.json.Decoder(_Named).decode
@@ -134,11 +133,57 @@ async def _ranked(
     return found
 
 
+async def _shared_out(workers: Sequence[WorkerProcess]) -> None:
+    """Wait until every worker has partitions. Raises BenchFailed."""
+
+    async def divided() -> bool:
+        held = [await w.metric("foldstream_partitions_assigned") for w in workers]
+        return sum(held) == PARTITIONS and min(held) > 0
+
+    try:
+        for worker in workers:
+            await worker.ready()
+        await until(divided, "every worker has partitions", DIVIDED_S)
+    except NotWithin as late:
+        raise BenchFailed(str(late)) from late
+
+
+async def watched(
+    workers: Sequence[WorkerProcess],
+    count: Callable[[], int],
+    n: int,
+    on_progress: Callable[[int], None],
+    stall_s: float = STALL_S,
+) -> None:
+    """Wait until n events are done, however long it takes.
+
+    Raises BenchFailed when a worker ends, or nothing is done for `stall_s`.
+    """
+    done, moved_s = -1, time.monotonic()
+    while done < n:
+        now, now_s = await asyncio.to_thread(count), time.monotonic()
+        if now != done:
+            done, moved_s = now, now_s
+            on_progress(min(done, n))
+            continue
+        for worker in workers:
+            if not worker.alive():
+                raise BenchFailed(
+                    f"worker {worker.name} ended after {done:,} events:\n{worker.log_tail()}"
+                )
+        if now_s - moved_s > stall_s:
+            raise BenchFailed(
+                f"the workers stand at {done:,} of {n:,} events for {stall_s:.0f} s:\n"
+                + "\n".join(worker.log_tail() for worker in workers)
+            )
+        await asyncio.sleep(LOOK_S)
+
+
 class _Named(msgspec.Struct):
     event_id: str
 
 
-def _worker(bed: Bed, config: FoldConfig, number: int) -> WorkerProcess:
+def _worker(bed: Bed, config: FoldConfig, kinds: Kinds, number: int) -> WorkerProcess:
     values = {
         "kafka": bed.kafka,
         "redis": bed.redis,
@@ -151,6 +196,7 @@ def _worker(bed: Bed, config: FoldConfig, number: int) -> WorkerProcess:
         "group": bed.name,
         "agents": ["updater"],
         "trials_sampling": 1.0,
+        "kinds": setting_of(kinds),
         **settings_of(config),
     }
     return WorkerProcess(load_settings(values, environment={}).settings)

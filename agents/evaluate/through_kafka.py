@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from agents.evaluate.protocol import asked, prequential
 from agents.evaluate.run import OnProgress
 from agents.evaluate.stream import Stream
 from agents.store_access import settings_of
-from profiles.interactions import Kinds
+from profiles.interactions import FIRST_OWN_CODE, Kinds
 from profiles.shape import FoldConfig
 from streams.bulk import BulkProducer
 from streams.codec import encode
@@ -60,7 +61,7 @@ def agree(
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     with made_bed(None, None, 1, lambda step: on_progress(step, 0, len(stream))) as bed:
         asyncio.run(_send(bed, stream, on_progress))
-        _work(bed, stream, config, on_progress)
+        _work(bed, stream, config, kinds or Kinds(), on_progress)
         trials = asyncio.run(_trials(bed))
     events = asked(stream, 0)
     expected = prequential(
@@ -88,6 +89,15 @@ def agree(
     )
 
 
+def setting_of(kinds: Kinds) -> list[dict[str, Any]]:
+    """The setting `kinds` of a worker that is to know these: the own ones, as they are numbered."""
+    own = [kind for kind in kinds.by_name.values() if kind.code >= FIRST_OWN_CODE]
+    return [
+        {"name": kind.name, "weight": kind.weight, "positive": kind.positive}
+        for kind in sorted(own, key=lambda kind: kind.code)
+    ]
+
+
 def _rank(rank: float) -> float:
     return np.inf if rank == MISS else rank
 
@@ -112,7 +122,9 @@ async def _send(bed: Bed, stream: Stream, on_progress: OnProgress) -> None:
         await producer.stop()
 
 
-def _work(bed: Bed, stream: Stream, config: FoldConfig, on_progress: OnProgress) -> None:
+def _work(
+    bed: Bed, stream: Stream, config: FoldConfig, kinds: Kinds, on_progress: OnProgress
+) -> None:
     """Run a worker until it has folded everything."""
     command = worker(
         {
@@ -126,6 +138,7 @@ def _work(bed: Bed, stream: Stream, config: FoldConfig, on_progress: OnProgress)
             "group": bed.name,
             "agents": "updater",
             "trials_sampling": 1,
+            "kinds": msgspec.json.encode(setting_of(kinds)).decode(),
             **settings_of(config),
         }
     )

@@ -87,7 +87,7 @@ class SnapshotWriter(Service):
                 except asyncio.CancelledError:
                     # The job goes on without us, and counts as saved what nobody writes: a stop's
                     # snapshot would lack those chunks.
-                    await model.run(lambda: self._undo(shared))
+                    await self._undone(shared)
                     raise
                 # Only now: a message that was added right before is in the snapshot.
                 positions = self._positions(as_all_know)
@@ -101,12 +101,12 @@ class SnapshotWriter(Service):
                     lineage,
                 )
             except (StoreAway, StoreWentBack, Fenced) as error:
-                await model.run(lambda: self._undo(shared))
+                await self._undone(shared)
                 logger.warning("item snapshot not written", reason=str(error))
                 return False
             except asyncio.CancelledError:
                 # It may have been written; a stop makes one more, which must not rely on it.
-                await model.run(lambda: self._undo(shared))
+                await self._undone(shared)
                 raise
             model.note_snapshot(version, version if lineage.base is None else lineage.base)
             self._left_out = as_all_know
@@ -133,6 +133,10 @@ class SnapshotWriter(Service):
         if self.exchange is None:
             return snapshot, Lineage(base)
         return snapshot, self.exchange.lineage(base)
+
+    async def _undone(self, was_shared: bool) -> None:
+        """Have `_undo` done; a cancel ends the wait for it, and no more."""
+        await asyncio.shield(self._model.run(lambda: self._undo(was_shared)))
 
     def _undo(self, was_shared: bool) -> None:
         """In the model thread: what was taken is not in the store, or not surely."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from agents.errors import UsageError
 from agents.simulate.run import SimulationReport, Source
 from streams.codec import encode
 
@@ -19,20 +20,29 @@ def write_stream(
 ) -> None:
     """Write ``events.jsonl`` and, with a catalogue, ``items.jsonl``; `report` is kept up to date.
 
-    The folder is made where there is none; files of an earlier run are replaced. Raises OSError.
+    The folder is made where there is none. Raises UsageError when it holds such files, or can't be
+    written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    items, events = folder / "items.jsonl", folder / "events.jsonl"
+    there = [path.name for path in (events, items) if path.exists()]
+    if there:
+        raise UsageError(
+            f"--to {folder}: it holds {' and '.join(there)}; name another folder, or delete them"
+        )
     report.seen = shop.totals
-    (folder / "items.jsonl").unlink(missing_ok=True)
     began = time.monotonic()
-    if with_catalogue:
-        with (folder / "items.jsonl").open("wb") as out:
-            for item in shop.items():
-                out.write(encode(item) + b"\n")
-                report.items += 1
-    with (folder / "events.jsonl").open("wb") as out:
-        for chunk in shop.stream(n_events):
-            out.writelines(value + b"\n" for value in chunk.values)
-            report.messages += len(chunk)
-            report.events += chunk.n_events
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if with_catalogue:
+            with items.open("xb") as out:
+                for item in shop.items():
+                    out.write(encode(item) + b"\n")
+                    report.items += 1
+        with events.open("xb") as out:
+            for chunk in shop.stream(n_events):
+                out.writelines(value + b"\n" for value in chunk.values)
+                report.messages += len(chunk)
+                report.events += chunk.n_events
+    except OSError as error:
+        raise UsageError(f"--to {folder}: {error}") from error
     report.seconds = time.monotonic() - began

@@ -60,11 +60,15 @@ class Fashion(_Kind):
     release_every = 16
     lifetime = 40.0
     """Mean age of an item looked at, in releases."""
+    patience = 1_000_000
+    """Draws for one look of a style. Shops of 1,000 and more items were seen to need 55,000."""
 
     def __init__(self, n_users: int, n_items: int, seed: int) -> None:
         super().__init__(n_users, n_items, seed)
         self._appeal = [self.draw.random() ** 6 for _ in range(n_items)]
-        self._style = [tuple(self.draw.sample(range(len(CATEGORIES)), 2)) for _ in range(n_users)]
+        self._style: list[tuple[int, ...] | None] = [
+            tuple(self.draw.sample(range(len(CATEGORIES)), 2)) for _ in range(n_users)
+        ]
         self._released = 0
 
     def tick(self, number: int) -> None:
@@ -72,19 +76,26 @@ class Fashion(_Kind):
         self._released = number // self.release_every + int(4 * self.lifetime)
 
     def visit(self, user: int) -> Iterator[int]:
-        """About three looks."""
+        """About three looks; who finds nothing of a style has none from now on."""
         for _ in range(self.length(3.0)):
             style = self._style[user] if self.draw.random() < 0.25 else None
-            yield self._look(style)
+            row = self._look(style)
+            if row is None and style is not None:
+                self._style[user] = None
+                row = self._look(None)
+            if row is not None:
+                yield row
 
-    def _look(self, style: tuple[int, ...] | None) -> int:
-        while True:
+    def _look(self, style: tuple[int, ...] | None) -> int | None:
+        """None: there is nothing of that style."""
+        for _ in range(self.patience):
             age = int(self.draw.expovariate(1 / self.lifetime))
             row = (self._released - age) % self.n_items
             if self.draw.random() < self._appeal[row] and (
                 style is None or self.category[row] in style
             ):
                 return row
+        return None
 
 
 class Grocery(_Kind):
@@ -315,6 +326,9 @@ class Drifting(_Kind):
             yield row
 
 
+LEAST_ITEMS = {"fashion": 100, "listings": 100}
+"""Of fewer, it may be that nobody wants any: their visits would all be empty."""
+
 _MAKERS: dict[str, tuple[Callable[[int, int, int], KindOfShop], int, int]] = {
     "fashion": (Fashion, 2_000, 4_000),
     "grocery": (Grocery, 400, 1_500),
@@ -338,4 +352,7 @@ def kind_of_shop(name: str, n_users: int | None, n_items: int | None, seed: int)
     if name not in _MAKERS:
         raise UsageError(f"--shop {name}: there are {', '.join(('mixed', *_MAKERS))}")
     make, users, items = _MAKERS[name]
+    least = LEAST_ITEMS.get(name, 1)
+    if n_items is not None and n_items < least:
+        raise UsageError(f"--items {n_items}: --shop {name} needs {least} and more")
     return make(n_users or users, n_items or items, seed)

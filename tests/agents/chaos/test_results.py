@@ -68,6 +68,15 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_mended(tmp_path: Path) -> No
     assert results.read([path]) == [outcome(), outcome(seed=1)]
 
 
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "chaos.jsonl"
+    results.append(path, outcome())
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    assert results.read([path]) == [outcome()]
+    results.append(path, outcome(seed=1))
+    assert results.read([path]) == [outcome(), outcome(seed=1)]
+
+
 def test_a_foreign_line_is_refused_by_its_number(tmp_path: Path) -> None:
     path = tmp_path / "chaos.jsonl"
     path.write_text('{"a": 1}\n')

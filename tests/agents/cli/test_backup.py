@@ -70,4 +70,7 @@ def test_it_gives_the_command_that_removes_them(
     older.mkdir(parents=True)
     assert program.run_command(["restore", str(kept), "--data-dir", str(data_dir)]) == 0
     said = capsys.readouterr()
-    assert f"rm -r '{older}'" in "".join((said.out + said.err).split("\n"))
+    text = "".join((said.out + said.err).split("\n"))
+    assert f"rm -r '{older}'" in text
+    assert "the oldest holds what ran before the first of them" in text
+    assert "needed by nothing" not in text

@@ -32,24 +32,50 @@ def test_the_report_is_what_was_sent(
 def test_files_hold_the_shop_that_would_be_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--events", "300", "--shop-rate", "10", "--to", str(tmp_path / "shop"), "--json"]
+    options = ["--events", "300", "--shop-rate", "10", "--json"]
     for shop in ("mixed", "pair"):
-        assert run_command(["simulate", "--shop", shop, *options]) == Exit.DONE
+        to = ["--to", str(tmp_path / shop)]
+        assert run_command(["simulate", "--shop", shop, *options, *to]) == Exit.DONE
         report = json.loads(capsys.readouterr().out)
-        stream = read_stream(tmp_path / "shop")
+        stream = read_stream(tmp_path / shop)
         assert len(stream) == report["events"] == 300
         assert len(stream.items) == report["items"] > 0
         assert stream.time_ms[-1] - stream.time_ms[0] == 29_900
     shop_of_options = Shop(ShopConfig(events_per_s=10.0))
     sent = b"".join(v + b"\n" for chunk in shop_of_options.stream(300) for v in chunk.values)
-    assert run_command(["simulate", *options, "--no-catalogue"]) == Exit.DONE
+    to = ["--to", str(tmp_path / "shop")]
+    assert run_command(["simulate", *options, *to, "--no-catalogue"]) == Exit.DONE
     assert (tmp_path / "shop" / "events.jsonl").read_bytes() == sent
     assert not (tmp_path / "shop" / "items.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "items.jsonl"])
+def test_files_that_are_there_are_left_alone(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    options = ["--events", "5", "--no-catalogue", "--to", str(tmp_path)]
+    assert run_command(["simulate", *options]) == Exit.USAGE
+    assert name in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_folder_that_is_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "shop"
+    path.write_text("mine")
+    assert run_command(["simulate", "--events", "5", "--to", str(path)]) == Exit.USAGE
+    assert "--to" in capsys.readouterr().err
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ("--to folder --events 5 --answer", "--answer"),
+        ("--to folder --events 5 --rate 9", "--rate"),
         ("--rate max", "--events"),
         ("--rate -3", "--rate"),
         ("--fill --events 5 --late 2", "late"),

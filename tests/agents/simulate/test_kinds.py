@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -9,11 +10,29 @@ import msgspec
 import pytest
 
 from agents.errors import UsageError
-from agents.simulate.kinds import KINDS_OF_SHOPS, kind_of_shop
+from agents.simulate.kinds import KINDS_OF_SHOPS, LEAST_ITEMS, Fashion, kind_of_shop
 from agents.simulate.visits import Timing, VisitedShop
 from streams.events import event_union
 
 decode = msgspec.json.Decoder(event_union()).decode
+
+STREAMS = {
+    ("fashion", None): "6dd65dc774eec0fa",
+    ("fashion", 1_000): "e501af22fc0d7aab",
+    ("grocery", None): "c002325c85e04353",
+    ("grocery", 1_000): "d6c8d452efdbd720",
+    ("listings", None): "f8cd3e7ad1980200",
+    ("listings", 1_000): "d5322ac6f1e2c8ca",
+    ("longtail", None): "f512c91283a3e946",
+    ("longtail", 1_000): "cef10dba42b2581c",
+    ("playlist", None): "4aab734645414d1e",
+    ("playlist", 1_000): "f6782066b46384af",
+    ("pair", None): "1d52d753009a0229",
+    ("pair", 1_000): "9911829a7c5b794b",
+    ("drifting", None): "73ef243d314f7e71",
+    ("drifting", 1_000): "77f9e080013f80fe",
+}
+"""Kind, items -> how the SHA-256 of 2,000 events begins: docs/ablations.md has figures of them."""
 
 
 def events_of(name: str, n: int, seed: int = 0, timing: Timing | None = None) -> list[Any]:
@@ -112,5 +131,38 @@ def test_an_unknown_kind_is_named() -> None:
 
 @pytest.mark.parametrize("name", KINDS_OF_SHOPS)
 def test_one_user_and_few_items_are_enough(name: str) -> None:
-    shop = VisitedShop(kind_of_shop(name, 1, 60, 0), 0, Timing())
+    shop = VisitedShop(kind_of_shop(name, 1, LEAST_ITEMS.get(name, 1), 0), 0, Timing())
     assert sum(len(chunk) for chunk in shop.stream(100)) == 100
+
+
+@pytest.mark.parametrize("name", LEAST_ITEMS)
+def test_a_shop_of_the_fewest_items_goes_on(name: str) -> None:
+    shop = VisitedShop(kind_of_shop(name, None, LEAST_ITEMS[name], 0), 0, Timing())
+    assert sum(len(chunk) for chunk in shop.stream(500)) == 500
+
+
+def test_who_finds_nothing_of_a_style_looks_at_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Fashion, "patience", 2_000)
+    kind = Fashion(20, 100, 0)
+    kind.category = [0] * 100
+    kind._style = [(1, 2)] * 20  # of which there is nothing
+    shop = VisitedShop(kind, 0, Timing())
+    assert sum(len(chunk) for chunk in shop.stream(300)) == 300
+
+
+@pytest.mark.parametrize("name", LEAST_ITEMS)
+def test_too_few_items_are_refused_by_the_least(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--items 99: --shop {name} needs 100"):
+        kind_of_shop(name, None, 99, 0)
+
+
+@pytest.mark.parametrize(("name", "n_items"), STREAMS)
+def test_a_stream_that_was_measured_is_still_the_same(name: str, n_items: int | None) -> None:
+    shop = VisitedShop(kind_of_shop(name, None, n_items, 1), 1, Timing())
+    digest = hashlib.sha256()
+    for chunk in shop.stream(2_000):
+        for value in chunk.values:
+            digest.update(value + b"\n")
+    assert digest.hexdigest().startswith(STREAMS[name, n_items])
