@@ -47,6 +47,18 @@ def workers(bed: Bed, name: str, n: int, settings: Mapping[str, object]) -> Iter
         yield started
 
 
+@contextmanager
+def standing_still(programs: Sequence[Guarded]) -> Iterator[None]:
+    """Frozen for the length of the block, which must be shorter than the workers' session."""
+    for program in programs:
+        program.pause()
+    try:
+        yield
+    finally:
+        for program in programs:
+            program.resume()
+
+
 def settings_of(bed: Bed, name: str, settings: Mapping[str, object]) -> dict[str, object]:
     """The settings of a worker on this bed, under a name of its own."""
     return {

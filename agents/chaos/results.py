@@ -18,8 +18,12 @@ from agents.errors import UsageError
 
 UNKNOWN = "unknown"
 
-SOURCES = tuple(f"../../{name}" for name in ("agents", "streams", "profiles", "pyproject.toml"))
-"""What a run's outcome may depend on, as seen from here."""
+SOURCES = (
+    *(f"../../{name}" for name in ("agents", "streams", "profiles", "pyproject.toml")),
+    ":(exclude)../bench",
+    ":(exclude)../cli/bench*.py",
+)
+"""What a run's outcome may depend on, as seen from here: all but what measures speed."""
 
 
 def append(path: Path, outcome: Outcome) -> None:
