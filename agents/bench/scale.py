@@ -1,8 +1,8 @@
 """`bench scale`: the updater's rate around one point, one size changed at a time.
 
 Users (each with a profile in the store before), items, history, partitions, workers. Workers are
-ready before the first event is sent, and stand still until the last one is in the log. In each round
-all points run, the default one first; a point's ratio is to the default of its round.
+ready before the first event is sent, and stand still until the last one is in the log. In each
+round all points run, the default one first; a point's ratio is to the default of its round.
 """
 
 from __future__ import annotations
