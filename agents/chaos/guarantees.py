@@ -83,8 +83,8 @@ def _standing(
         elif left:
             missing.append(f"`{scenario.name}` (seeds {seeds(left)})")
     first = (
-        f"All rows are of commit `{commit}`, the last that changed what runs (`agents`, `streams`, "
-        "`profiles`, `pyproject.toml`), unless another is named."
+        f"All rows are of commit `{commit}`, the last that changed what runs (`streams`, "
+        "`profiles`, `pyproject.toml`, and `agents` without its bench), unless another is named."
     )
     if not missing:
         return [first]

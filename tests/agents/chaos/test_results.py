@@ -115,7 +115,8 @@ def test_the_commit_is_that_of_the_sources_and_no_later_one() -> None:
         pytest.skip("no checkout")
     wanted = subprocess.run(
         ["git", "log", "-1", "--format=%H", "--",
-         "agents", "streams", "profiles", "pyproject.toml"],
+         "agents", "streams", "profiles", "pyproject.toml",
+         ":(exclude)agents/bench", ":(exclude)agents/cli/bench*.py"],
         cwd=here, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert wanted.startswith(results.commit_of_sources().rstrip("+"))
