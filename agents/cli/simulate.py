@@ -36,6 +36,7 @@ all count; the only one that answers lists and sends faults."""
 
 
 RATE = "50"
+ANSWER_SHARE = 0.1
 
 
 def register(app: typer.Typer) -> None:
@@ -79,8 +80,9 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--answer", help="Shoppers look at their lists and click.")
         ] = False,
         answer_share: Annotated[
-            float, typer.Option(min=0, max=1, help="Share of the lists that are looked at.")
-        ] = 0.1,
+            float | None,
+            typer.Option(min=0, max=1, help="Share of the lists that are looked at. Default: 0.1."),
+        ] = None,
         catalogue: Annotated[bool, typer.Option(help="Send the catalogue first.")] = True,
         to: Annotated[
             Path | None,
@@ -102,6 +104,10 @@ def register(app: typer.Typer) -> None:
         ).settings
         if to is not None and (answer or rate is not None):
             raise UsageError(f"--to sends nothing: leave out {'--answer' if answer else '--rate'}")
+        if fill and rate is not None:
+            raise UsageError("--fill and --rate: choose one")
+        if answer_share is not None and not answer:
+            raise UsageError("--answer-share goes with --answer")
         pace = None if fill or to is not None else parse_rate(RATE if rate is None else rate)
         if pace is None and events is None:
             raise UsageError("--rate max without --events would fill the disk; give --events N")
@@ -135,10 +141,11 @@ def register(app: typer.Typer) -> None:
         else:
             kind = kind_of_shop(shop, users, items, seed)
             source = VisitedShop(kind, seed, Timing(event_pace, start_ms))
+        share_answered = (ANSWER_SHARE if answer_share is None else answer_share) if answer else 0.0
         plan = SimulationPlan(
             n_events=events,
             rate=pace,
-            answer_share=answer_share if answer else 0.0,
+            answer_share=share_answered,
             with_catalogue=catalogue,
         )
         output, report = Output(as_json), SimulationReport()

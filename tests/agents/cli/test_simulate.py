@@ -82,6 +82,8 @@ def test_a_folder_that_is_a_file_is_named(
         ("--fill --events 5 --shop-rate 0", "--shop-rate"),
         ("--fill --events 5 --shop bazaar", "bazaar"),
         ("--fill --events 5 --shop fashion --late 0.1", "--late"),
+        ("--fill --events 5 --rate 9", "--rate"),
+        ("--events 5 --answer-share 0.5", "--answer-share"),
         ("--to folder", "--events"),
     ],
 )
