@@ -26,6 +26,7 @@ from agents.exchange.snapshots import SnapshotWriter
 from agents.generations import GenerationWatch, RecordFormat, join, newest_format, oldest_format
 from agents.http.server import HttpServer
 from agents.log_check import grown
+from agents.memory import FreedMemory
 from agents.metrics import Metrics
 from agents.model import Model
 from agents.partition_fold import Limits
@@ -306,7 +307,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             wall_clock_ms,
         )
         services.append(worker.evaluator)
-    services.append(worker.readiness)
+    services += [FreedMemory(), worker.readiness]
     worker.services = services
     for service in services:
         app.service(service)
