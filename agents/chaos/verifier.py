@@ -190,9 +190,16 @@ async def fold_log(settings: Settings) -> Expected:
     return Expected(oracles, ends)
 
 
-async def messages_of(settings: Settings, topic: str) -> AsyncIterator[Sequence[Any]]:
-    """Every message that is on a topic now, in groups; within a partition in order."""
-    async with TopicTail(settings.kafka, topic, from_beginning=True, follow=False) as tail:
+async def messages_of(
+    settings: Settings, topic: str, since_ms: int | None = None
+) -> AsyncIterator[Sequence[Any]]:
+    """Every message that is on a topic now, in groups; within a partition in order.
+
+    since_ms: only those appended at that time (ms since 1970) or later.
+    """
+    async with TopicTail(
+        settings.kafka, topic, from_beginning=True, from_ms=since_ms, follow=False
+    ) as tail:
         async for records in tail.records():
             yield records
 

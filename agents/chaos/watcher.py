@@ -39,6 +39,20 @@ class Fall:
     after: int
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A partition did not move from one moment to the other, monotonic seconds."""
+
+    partition: int
+    begin_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long."""
+        return self.end_s - self.begin_s
+
+
 class Watcher:
     """Samples from `async with` to its end. steps: by partition, each change. falls: all."""
 
@@ -111,17 +125,32 @@ class Watcher:
             await asyncio.sleep(self._interval_s / 2)
         return time.monotonic() - began
 
-    def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
-        """By partition, the longest time without a step between two moments, seconds.
+    def moves(self, partition: int) -> list[float]:
+        """When a partition was seen further on than before, monotonic seconds."""
+        found, before = [], 0
+        for step in self.steps[partition]:
+            if step.next_offset > before:
+                found.append(step.at_s)
+            before = step.next_offset
+        return found
 
-        What makes sense only where events keep coming for every partition.
+    def gaps(self, begin_s: float, end_s: float) -> dict[int, list[Gap]]:
+        """By partition, what lies between two moves, whole, between the first and the last moment.
+
+        One that is under way at an end counts as far as it lies inside. What makes sense only
+        where events keep coming for every partition.
         """
         found = {}
-        for partition, steps in self.steps.items():
-            moments = [s.at_s for s in steps if begin_s < s.at_s < end_s]
+        for partition in self.steps:
+            moments = [at_s for at_s in self.moves(partition) if begin_s < at_s < end_s]
             edges = [begin_s, *moments, end_s]
-            found[partition] = max(b - a for a, b in itertools.pairwise(edges))
+            found[partition] = [Gap(partition, a, b) for a, b in itertools.pairwise(edges)]
         return found
+
+    def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
+        """By partition, the longest of its gaps between two moments, seconds."""
+        found = self.gaps(begin_s, end_s)
+        return {partition: max(gap.seconds for gap in gaps) for partition, gaps in found.items()}
 
     async def sample(self) -> None:
         """Look once. Raises StoreAway."""

@@ -7,7 +7,7 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ MOST_CUT_BYTES = 64 * 1024
 LAG_S = 5.0
 MINORITY_S = 10.0
 NAMED_S = 10.0
+REFUSALS = ("OOM", "MISCONF")
+"""Codes of the store's answers to a write while it has no memory, and no disk."""
+
 IN_FLIGHT_S = 0.2
 """For what a frozen worker had already sent to the store."""
 
@@ -255,12 +258,13 @@ async def store_memory(bed: Bed, draw: random.Random, report: Report, plan: Plan
     back = list[float]()
     async with _at_work(bed, plan, n_users=1_000_000) as (watcher, worker, load):
         for number in range(plan.scaled(3)):
+            n_refused = await n_refusals(bed.store)
             with _client(bed.store) as plain:
                 used = int(plain.info("memory")["used_memory"])
                 limit = used + draw.randrange(200_000, 2_000_000)
                 report.step(f"limit {number + 1}: {limit} bytes, used {used}")
                 plain.config_set("maxmemory", limit)
-            await _full(bed, report, worker, "maxmemory")
+            await _full(bed, report, worker, n_refused, "maxmemory")
             with _client(bed.store) as plain:
                 plain.config_set("maxmemory", 0)
             await _back(report, watcher, back)
@@ -269,28 +273,57 @@ async def store_memory(bed: Bed, draw: random.Random, report: Report, plan: Plan
     _check_back(report, back)
 
 
-async def _full(bed: Bed, report: Report, worker: WorkerProcess, *words: str) -> None:
-    """Wait until the store refuses, see that it is said, and that nothing is half-applied."""
+async def n_refusals(store: ServerHandle[StoreServer]) -> int:
+    """Commands that the store refused for want of memory or disk since it started: its own count,
+    which knows of no worker."""
 
-    async def waits() -> bool:
-        return await worker.metric("foldstream_store_away_total") > before
+    def ask_it() -> int:
+        with _client(store) as plain:
+            errors: dict[str, Any] = plain.info("errorstats")
+        return sum(int(errors.get(f"errorstat_{code}", {"count": 0})["count"]) for code in REFUSALS)
 
-    before = await worker.metric("foldstream_store_away_total")
-    await until(waits, "the store refuses a commit", 120.0)
-    said = await _says_not_ready(worker, NAMED_S, *words)
-    report.check(
-        said is not None,
-        f"/readyz names the cause ({' or '.join(words)}) within {NAMED_S:g} s",
-        str(await worker.readyz()),
-    )
-    if said is not None:
-        report.figure("cause named after", round(said[0], 1), "s")
-        report.note(f"/readyz said: {said[1]}")
+    return await asyncio.to_thread(ask_it)
+
+
+async def _full(
+    bed: Bed, report: Report, worker: WorkerProcess, n_refused: int, *words: str
+) -> None:
+    """Wait until the store refuses, see that it is said, and that nothing is half-applied.
+
+    n_refused: what the store had refused before its room was taken.
+    """
+    await check_named(bed.store, report, worker, n_refused, words)
     worker.pause()  # now and then a small commit fits in, and would be seen by half
     await asyncio.sleep(IN_FLIGHT_S)
     newer = await _newer(bed)
     worker.resume()
     report.check(not newer, "nothing is half-applied while the store is full", f"{newer[:3]}")
+
+
+async def check_named(
+    store: ServerHandle[StoreServer],
+    report: Report,
+    worker: WorkerProcess,
+    n_refused: int,
+    words: Sequence[str],
+    within_s: float = NAMED_S,
+) -> None:
+    """The worker names the cause in time, counted from the first refusal in the store's count."""
+
+    async def refuses() -> bool:
+        return await n_refusals(store) > n_refused
+
+    await until(refuses, "the store refuses a write", 120.0)
+    said = await _says_not_ready(worker, within_s, *words)
+    report.check(
+        said is not None,
+        f"/readyz names the cause ({' or '.join(words)}) within {within_s:g} s of the store's "
+        "first refusal",
+        str(await worker.readyz()),
+    )
+    if said is not None:
+        report.figure("cause named after", round(said[0], 1), "s")
+        report.note(f"/readyz said: {said[1]}")
 
 
 async def disk_full(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -313,12 +346,13 @@ async def _fill_and_free(
     filler = bed.store.folder / "somebody-else's"
     async with _at_work(bed, plan) as (watcher, worker, load):
         for number in range(plan.scaled(3)):
+            n_refused = await n_refusals(bed.store)
             free = shutil.disk_usage(bed.store.folder).free
             left = draw.randrange(50_000, 500_000)
             report.step(f"disk {number + 1}: {left} bytes left")
             with contextlib.suppress(OSError):  # the append-only file was quicker: it is full
                 await asyncio.to_thread(filler.write_bytes, bytes(max(0, free - left)))
-            await _full(bed, report, worker, "disk", "AOF", "space")
+            await _full(bed, report, worker, n_refused, "disk", "AOF", "space")
             filler.unlink()
             await _back(report, watcher, back)
         await load.stop()
