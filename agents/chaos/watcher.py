@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import redis
+
 from agents.chaos.bed import Bed
 from agents.store_access import store_of
 from profiles.errors import StoreAway
@@ -54,20 +56,28 @@ class Gap:
 
 
 class Watcher:
-    """Samples from `async with` to its end. steps: by partition, each change. falls: all."""
+    """Samples from `async with` to its end. steps: by partition, each change. falls: all.
 
-    def __init__(self, bed: Bed, interval_s: float = SAMPLE_S) -> None:
+    keeps_log: the store does not rewrite its append-only file, so that in the end every
+    checkpoint can be read there, also one that stood between two looks.
+    """
+
+    def __init__(self, bed: Bed, interval_s: float = SAMPLE_S, *, keeps_log: bool = False) -> None:
         settings = bed.settings(store_timeout_s=1.0)
         self.partitions = settings.partitions
         self.steps: dict[int, list[Step]] = {p: [] for p in range(settings.partitions)}
         self.falls: list[Fall] = []
         self.away_s = 0.0
+        self.keeps_log = keeps_log
+        self._bed = bed
         self._store = store_of(settings)
         self._interval_s = interval_s
         self._looking = asyncio.Lock()  # of two looks at once the older might be noted last
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        if self.keeps_log:
+            await asyncio.to_thread(self._keep_log)
         await self._store.start()
         await self.sample()
         self._task = asyncio.create_task(self._sample_regularly(), name="watcher")
@@ -85,6 +95,11 @@ class Watcher:
             await self._store.close()
             if ended is not None and not isinstance(ended, asyncio.CancelledError):
                 raise ended  # what it did not see can't be vouched for
+
+    def _keep_log(self) -> None:
+        for node in self._bed.nodes:
+            with redis.Redis.from_url(node.server.url) as plain:
+                plain.config_set("auto-aof-rewrite-percentage", 0)
 
     @property
     def total(self) -> int:
