@@ -27,8 +27,9 @@ LAG = "foldstream_partition_lag"
 
 N_EVENTS = 1_000_000
 N_KILLS = 20
-RATE_PER_S = 2_500.0
-"""20 kills are 20 s apart then, and what waited for an heir is folded within a second."""
+RATE_PER_S = 2_000.0
+"""20 kills are 25 s apart then, and what waited for an heir, 6 s of half of that, is folded within
+two seconds also on a machine that does many other things."""
 
 MARGIN = 0.4
 """Each kill falls into this part of its share of the events: the one before had its time by then,
@@ -157,15 +158,18 @@ class Learning:
 
     What was learned of a victim's partition is kept up to where the snapshot goes, or the messages
     that whoever goes on from it adds; the rest must be counted by whoever takes the partition over,
-    event by event.
+    event by event. A worker that runs on may lack a last message that the snapshot counts as told
+    and the victim took with it (docs/guarantees.md): that much more may be counted, and no more.
     """
 
     def __init__(self, bed: Bed, report: Report) -> None:
         self._settings = bed.settings()
         self._report = report
         self._victims: frozenset[int] | None = None  # its partitions; None: it is not known
+        self._others = 0  # workers that run on
         self._counted = 0.0
         self._expected: int | None = None  # of the last kill; None: nothing to compare
+        self._unsaid = 0  # events that a worker which runs on may count besides
         self._ages: list[float] = []
         self._took_s = 0.0
         self._lost = 0
@@ -179,6 +183,7 @@ class Learning:
         settled = sorted(p for has in held.values() for p in has)
         self._victims = held[victim] if settled == list(range(self._settings.partitions)) else None
         others = [worker for worker in workers if worker is not victim]
+        self._others = len(others)
         self._counted = sum([await worker.metric(LOST) for worker in others])
         for worker in workers:
             self._took_s = max(self._took_s, await worker.metric(TOOK))
@@ -187,22 +192,24 @@ class Learning:
         """Behind a kill at `now`: how far the checkpoints are ahead of what is kept."""
         async with store_of(self._settings) as store:
             snapshot = await store.read_item_snapshot()
-        told = await told_since(self._settings, snapshot)
+        told, said = await told_since(self._settings, snapshot)
         self._n_kills += 1
         self._expected = None
         if self._victims is None:
             return
-        expected, age = 0, 0.0
+        expected, unsaid, age = 0, 0, 0.0
         for partition in self._victims:
             position, at = watcher.position(partition), told.get(partition, 0)
             expected += max(0, position - at)
+            if self._others:
+                unsaid += max(0, min(at, position) - said.get(partition, at))
             at = max(at, self._stood.get(partition, 0))
             self._lost += max(0, position - at)
             steps = watcher.steps[partition]
             beyond = next((step.at_s for step in steps if step.next_offset > at), now)
             age = max(age, now - beyond)
             self._stood[partition] = position
-        self._expected = expected
+        self._expected, self._unsaid = expected, unsaid
         self._ages.append(age)
 
     async def compare(self, workers: Sequence[WorkerProcess]) -> None:
@@ -212,12 +219,13 @@ class Learning:
         counted = sum([await worker.metric(LOST) for worker in workers]) - self._counted
         relearned = sum([await worker.metric(RELEARNED) for worker in workers])
         self._n_compared += 1
+        most = self._expected + self._unsaid
         self._report.check(
-            (counted, relearned) == (self._expected, 0),
+            self._expected <= counted <= most and relearned == 0,
             "the item learning counted as lost is what lay behind the snapshot and the item "
             "deltas, and none is repeated",
-            f"kill {self._n_kills}: {counted:.0f} counted, {self._expected} by store and topic, "
-            f"{relearned:.0f} repeated",
+            f"kill {self._n_kills}: {counted:.0f} counted, {self._expected} to {most} by store and "
+            f"topic, {relearned:.0f} repeated",
         )
         self._expected = None
 
@@ -246,22 +254,27 @@ async def partitions_of(worker: WorkerProcess) -> frozenset[int]:
     return frozenset(map(int, re.findall(rf'^{LAG}{{partition="(\d+)"}}', page, re.MULTILINE)))
 
 
-async def told_since(settings: Settings, snapshot: StoredSnapshot | None) -> dict[int, int]:
-    """By partition, how far the learning goes that a worker has which starts now.
+async def told_since(
+    settings: Settings, snapshot: StoredSnapshot | None
+) -> tuple[dict[int, int], dict[int, int]]:
+    """By partition, how far the learning goes that a worker has which starts now; and how far the
+    messages of the last minute go, whatever a snapshot says.
 
-    The snapshot's, and that of each message behind it, in the order and by the numbers that
-    docs/wire.md has.
+    The first is the snapshot's, and that of each message behind it, in the order and by the numbers
+    that docs/wire.md has.
     """
     lineage = snapshot.lineage if snapshot else Lineage("")
     found = dict(snapshot.next_offsets) if snapshot else {}
-    last = dict(lineage.included)
+    last, said = dict(lineage.included), dict[int, int]()
     if not settings.exchange_bytes_per_s:
-        return found
+        return found, said
     since_ms = round((time.time() - TOLD_S) * 1_000) if snapshot else None
     topic = settings.topics().item_deltas.name
     async for records in messages_of(settings, topic, since_ms):
         for record in records:
             message = decode_deltas(record.value)
+            for partition, next_offset in message.covers.items():
+                said[partition] = max(next_offset, said.get(partition, 0))
             if record.offset < (lineage.next_offset or 0) or message.seq <= last.get(
                 message.sender, 0
             ):
@@ -271,7 +284,7 @@ async def told_since(settings: Settings, snapshot: StoredSnapshot | None) -> dic
             last[message.sender] = message.seq
             for partition, next_offset in message.covers.items():
                 found[partition] = max(next_offset, found.get(partition, 0))
-    return found
+    return found, said
 
 
 SCENARIOS = (
@@ -281,7 +294,7 @@ SCENARIOS = (
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
         "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
         "of it counted",
-        8.0,
+        9.5,
         kill_one,
         partitions=4,
         # Without item deltas the store alone tells how much must be counted.
@@ -293,7 +306,7 @@ SCENARIOS = (
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
         "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
         "of it counted",
-        8.0,
+        9.5,
         kill_one,
         partitions=16,
         settings={"item_snapshot_interval_s": SNAPSHOT_S},
@@ -304,7 +317,7 @@ SCENARIOS = (
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
         "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
         "of it counted",
-        8.0,
+        9.5,
         kill_of_two,
         partitions=16,
         settings={"item_snapshot_interval_s": SNAPSHOT_S},
