@@ -160,6 +160,11 @@ class Metrics:
             "When the last item snapshot was written.",
             registry=r,
         )
+        self.snapshot_took_s = Gauge(
+            "foldstream_item_snapshot_seconds",
+            "How long the last item snapshot took until it was written.",
+            registry=r,
+        )
         self.swept = Counter(
             "foldstream_profiles_swept",
             "Profiles over by retention that were given a time to live.",

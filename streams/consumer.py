@@ -49,6 +49,8 @@ class ConsumerConfig:
     instance_id: name of the static member, the same after a restart (which then takes its
     partitions back at once, without a rebalance); None: a dynamic member.
     session_timeout_ms: without a sign of life for so long, the partitions go to others.
+    heartbeat_interval_ms: so much later at most these others hear of it; an answer to each is
+    cheap, a standstill is not.
     rebalance_timeout_ms: so long may ``on_revoked`` take before the group goes on without us.
     answer_s: a request unanswered for so long has lost its broker.
     buffer_events, buffer_bytes: bounds of each partition's buffer.
@@ -60,7 +62,7 @@ class ConsumerConfig:
     instance_id: str | None = None
     client_id: str = "foldstream"
     session_timeout_ms: int = 10_000
-    heartbeat_interval_ms: int = 1_000
+    heartbeat_interval_ms: int = 500
     rebalance_timeout_ms: int = 30_000
     answer_s: float = ANSWER_S
     max_poll_records: int = 2_000

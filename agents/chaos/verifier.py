@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from agents.chaos.append_log import written_in
 from agents.chaos.bed import Bed
 from agents.chaos.oracle import Facts, PartitionOracle
 from agents.chaos.scenario import Report
@@ -27,12 +28,14 @@ from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import decode_profile, encode_profile, facts_of
 from profiles.shape import ModelShape
 from profiles.store import ProfileStore
+from profiles.store_keys import Keys
 from streams.dead_letters import OFFSET, PARTITION, TOPIC
 from streams.manual_reader import ManualReader
 from streams.tailing import TopicTail
 
 STALL_S = 120.0
-"""Without any progress for so long, the end of the log is not waited for any more."""
+"""Without any progress for so long, the end of the log is not waited for any more. Generous: what
+a scenario promises about time it checks itself; the longest standstill is a figure."""
 
 COMPARED = (
     *("first_ms", "last_ms", "last_offset", "history", "pending", "pending_ms"),
@@ -119,6 +122,8 @@ async def verify(
     await _check_dead_letters(settings, expected, report)
     if watcher is not None:
         _check_falls(report, watcher, falls_allowed)
+        if watcher.keeps_log and not falls_allowed:
+            await _check_log(bed, settings, report)
     report.figure("verified in", round(time.monotonic() - began, 1), "s")
     return expected
 
@@ -134,14 +139,18 @@ async def reaches_end(settings: Settings, report: Report, stall_s: float = STALL
         async with store_of(settings) as store:
             partitions = range(settings.partitions)
             positions, moved_s = [-1] * settings.partitions, time.monotonic()
+            longest_s = 0.0
             while True:
                 ends = await reader.end_offsets(partitions)
                 found = await positions_of(store, settings.partitions)
+                now_s = time.monotonic()
+                longest_s = max(longest_s, now_s - moved_s)
                 if all(at >= ends[p] for p, at in enumerate(found)):
+                    report.figure("longest standstill before the end", round(longest_s, 1), "s")
                     return True
                 if found != positions:
-                    positions, moved_s = found, time.monotonic()
-                elif time.monotonic() - moved_s > stall_s:
+                    positions, moved_s = found, now_s
+                elif now_s - moved_s > stall_s:
                     behind = {p: ends[p] - at for p, at in enumerate(found) if at < ends[p]}
                     return report.check(
                         False,
@@ -190,9 +199,16 @@ async def fold_log(settings: Settings) -> Expected:
     return Expected(oracles, ends)
 
 
-async def messages_of(settings: Settings, topic: str) -> AsyncIterator[Sequence[Any]]:
-    """Every message that is on a topic now, in groups; within a partition in order."""
-    async with TopicTail(settings.kafka, topic, from_beginning=True, follow=False) as tail:
+async def messages_of(
+    settings: Settings, topic: str, since_ms: int | None = None
+) -> AsyncIterator[Sequence[Any]]:
+    """Every message that is on a topic now, in groups; within a partition in order.
+
+    since_ms: only those appended at that time (ms since 1970) or later.
+    """
+    async with TopicTail(
+        settings.kafka, topic, from_beginning=True, from_ms=since_ms, follow=False
+    ) as tail:
         async for records in tail.records():
             yield records
 
@@ -388,6 +404,26 @@ async def _check_dead_letters(settings: Settings, expected: Expected, report: Re
         "the dead letters, distinct by position, are what the oracle refuses",
         f"missing {named([f'{p}/{o}' for p, o in sorted(wanted - places)])}; "
         f"unfounded {named([f'{p}/{o}' for p, o in sorted(places - wanted)])}",
+    )
+
+
+async def _check_log(bed: Bed, settings: Settings, report: Report) -> None:
+    """The store's append-only file holds every checkpoint up to those that stand; none falls."""
+    keys = Keys(settings.store_prefix, settings.generation, settings.partitions)
+    folders = [node.folder for node in bed.nodes]
+    async with store_of(settings) as store:
+        positions = await positions_of(store, settings.partitions)
+    written = await asyncio.to_thread(written_in, folders, keys)
+    report.figure("checkpoints in the append-only file", written.n)
+    report.check(
+        written.n > 0 and [written.last.get(p, 0) for p in range(len(positions))] == positions,
+        "the append-only file holds the checkpoints up to those that stand",
+        f"{written.n}, up to {written.last}; {positions} stand",
+    )
+    report.check(
+        not written.falls,
+        "in the append-only file no next_offset is below the one before it",
+        named([f"partition {f.partition} from {f.before} to {f.after}" for f in written.falls]),
     )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import redis
+
 from agents.chaos.bed import Bed
 from agents.store_access import store_of
 from profiles.errors import StoreAway
@@ -39,21 +41,43 @@ class Fall:
     after: int
 
 
-class Watcher:
-    """Samples from `async with` to its end. steps: by partition, each change. falls: all."""
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A partition did not move from one moment to the other, monotonic seconds."""
 
-    def __init__(self, bed: Bed, interval_s: float = SAMPLE_S) -> None:
+    partition: int
+    begin_s: float
+    end_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long."""
+        return self.end_s - self.begin_s
+
+
+class Watcher:
+    """Samples from `async with` to its end. steps: by partition, each change. falls: all.
+
+    keeps_log: the store does not rewrite its append-only file, so that in the end every
+    checkpoint can be read there, also one that stood between two looks.
+    """
+
+    def __init__(self, bed: Bed, interval_s: float = SAMPLE_S, *, keeps_log: bool = False) -> None:
         settings = bed.settings(store_timeout_s=1.0)
         self.partitions = settings.partitions
         self.steps: dict[int, list[Step]] = {p: [] for p in range(settings.partitions)}
         self.falls: list[Fall] = []
         self.away_s = 0.0
+        self.keeps_log = keeps_log
+        self._bed = bed
         self._store = store_of(settings)
         self._interval_s = interval_s
         self._looking = asyncio.Lock()  # of two looks at once the older might be noted last
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        if self.keeps_log:
+            await asyncio.to_thread(self._keep_log)
         await self._store.start()
         await self.sample()
         self._task = asyncio.create_task(self._sample_regularly(), name="watcher")
@@ -71,6 +95,11 @@ class Watcher:
             await self._store.close()
             if ended is not None and not isinstance(ended, asyncio.CancelledError):
                 raise ended  # what it did not see can't be vouched for
+
+    def _keep_log(self) -> None:
+        for node in self._bed.nodes:
+            with redis.Redis.from_url(node.server.url) as plain:
+                plain.config_set("auto-aof-rewrite-percentage", 0)
 
     @property
     def total(self) -> int:
@@ -111,17 +140,32 @@ class Watcher:
             await asyncio.sleep(self._interval_s / 2)
         return time.monotonic() - began
 
-    def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
-        """By partition, the longest time without a step between two moments, seconds.
+    def moves(self, partition: int) -> list[float]:
+        """When a partition was seen further on than before, monotonic seconds."""
+        found, before = [], 0
+        for step in self.steps[partition]:
+            if step.next_offset > before:
+                found.append(step.at_s)
+            before = step.next_offset
+        return found
 
-        What makes sense only where events keep coming for every partition.
+    def gaps(self, begin_s: float, end_s: float) -> dict[int, list[Gap]]:
+        """By partition, what lies between two moves, whole, between the first and the last moment.
+
+        One that is under way at an end counts as far as it lies inside. What makes sense only
+        where events keep coming for every partition.
         """
         found = {}
-        for partition, steps in self.steps.items():
-            moments = [s.at_s for s in steps if begin_s < s.at_s < end_s]
+        for partition in self.steps:
+            moments = [at_s for at_s in self.moves(partition) if begin_s < at_s < end_s]
             edges = [begin_s, *moments, end_s]
-            found[partition] = max(b - a for a, b in itertools.pairwise(edges))
+            found[partition] = [Gap(partition, a, b) for a, b in itertools.pairwise(edges)]
         return found
+
+    def standstills(self, begin_s: float, end_s: float) -> dict[int, float]:
+        """By partition, the longest of its gaps between two moments, seconds."""
+        found = self.gaps(begin_s, end_s)
+        return {partition: max(gap.seconds for gap in gaps) for partition, gaps in found.items()}
 
     async def sample(self) -> None:
         """Look once. Raises StoreAway."""

@@ -194,6 +194,28 @@ class WorkerProcess:
         except msgspec.MsgspecError:
             return status, {}
 
+    async def names(self, part: str, within_s: float) -> float | None:
+        """Seconds until `/readyz` answers 503 and names this part; None when it does not in time.
+
+        No answer names nobody: a worker that hangs has noticed nothing.
+        """
+        began = time.monotonic()
+        while time.monotonic() - began < within_s:
+            status, document = await self.readyz()
+            if status == 503 and any(c.get("part") == part for c in document.get("causes", [])):
+                return time.monotonic() - began
+            await asyncio.sleep(0.1)
+        return None
+
+    async def ready_after(self, within_s: float) -> float | None:
+        """Seconds until `/readyz` answers 200; None when it does not in time."""
+        began = time.monotonic()
+        while time.monotonic() - began < within_s:
+            if (await self.readyz())[0] == 200:
+                return time.monotonic() - began
+            await asyncio.sleep(0.1)
+        return None
+
     async def ask(self, path: str, timeout_s: float = 5.0) -> tuple[int, str]:
         """Status and text of one of its pages; (0, "") without an answer."""
         return await asyncio.to_thread(self._ask, path, timeout_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,24 +12,48 @@ from dataclasses import dataclass
 from agents.chaos.bed import SESSION_MS, Bed
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
-from agents.chaos.verifier import verify
+from agents.chaos.verifier import messages_of, verify
 from agents.chaos.watcher import Watcher
 from agents.chaos.worker_process import WorkerProcess
+from agents.settings import Settings
 from agents.store_access import store_of
+from profiles.store_items import Lineage, StoredSnapshot
+from streams.item_deltas import decode_deltas
+
+LOST = "foldstream_model_events_lost_total"
+RELEARNED = "foldstream_model_events_relearned_total"
+TOOK = "foldstream_item_snapshot_seconds"
+LAG = "foldstream_partition_lag"
 
 N_EVENTS = 1_000_000
 N_KILLS = 20
-RATE_PER_S = 5_000.0
-"""Events keep coming for every partition all the time, so that a standstill shows."""
+RATE_PER_S = 2_000.0
+"""20 kills are 25 s apart then, and what waited for an heir, 6 s of half of that, is folded within
+two seconds also on a machine that does many other things."""
+
+MARGIN = 0.4
+"""Each kill falls into this part of its share of the events: the one before had its time by then,
+also where a start takes longer."""
+
+ENDLESS = 100_000_000
+"""Events keep coming for every partition until the last kill had its time, so that a standstill
+shows."""
 
 BACK_S = SESSION_MS / 1_000 + 3.0
 SETTLED_S = 0.2
 """After a kill: what the kernel still had in flight for the dead worker has arrived. A commit seen
 before that is no sign that anybody is back."""
 
+SEEN_S = 0.5
+"""What a standstill may be longer than the time that it takes to be back: the last commit before
+the kill, and the looks at the store."""
+
 SNAPSHOT_S = 2.0
-SNAPSHOT_SLACK_S = 1.0
-"""The interval runs from the end of one snapshot to the beginning of the next."""
+SNAPSHOT_TOOK_S = 1.0
+"""The least that the snapshot under way at a kill is granted: one pause of a busy machine."""
+
+TOLD_S = 60.0
+"""So far back item deltas are read: many times the age of any snapshot."""
 
 
 async def kill_one(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -44,135 +69,222 @@ async def kill_of_two(bed: Bed, draw: random.Random, report: Report, plan: Plan)
 async def _kill(bed: Bed, draw: random.Random, report: Report, plan: Plan, n_workers: int) -> None:
     n_events, n_kills = plan.scaled(N_EVENTS, 30_000), plan.scaled(N_KILLS, 2)
     workers = [bed.worker(f"w{n}") for n in range(n_workers)]
-    learning = _Learning(bed, report)
-    kills: list[_Kill] = []
-    async with Watcher(bed) as watcher:
+    learning = Learning(bed, report)
+    kills: list[Kill] = []
+    async with Watcher(bed, keeps_log=True) as watcher:
         for worker in workers:
             await worker.start()
         for worker in workers:
             await worker.ready()
-        load = Load(bed, plan.seed, n_events, RATE_PER_S)
+        load = Load(bed, plan.seed, ENDLESS, RATE_PER_S)
+        await watcher.reached(1)
+        began = time.monotonic()
         for number in range(n_kills):
-            mark = (number + draw.random()) / n_kills * n_events * 0.95
+            mark = (number + draw.random() * MARGIN) / n_kills * n_events
             await load.reached(mark)
-            await asyncio.sleep(draw.random() * 0.05)
+            await _time_of_the_last(kills)
+            for worker in workers:
+                await worker.ready()  # else there is nobody who could take over
+            await learning.compare(workers)
             victim = draw.choice(workers)
             back_at_once = n_workers == 1 or draw.random() < 0.5
             report.step(f"kill {number + 1} of {n_kills}: {victim.name}")
+            await learning.before(victim, workers)
+            await asyncio.sleep(draw.random() * 0.05)
             await victim.kill()
             at_s = time.monotonic()
             await asyncio.sleep(SETTLED_S)
             await watcher.sample()
-            kills.append(_Kill(at_s, time.monotonic()))
-            if n_workers == 1:
-                await learning.look(watcher, at_s)
+            kills.append(Kill(at_s, time.monotonic()))
+            await learning.look(watcher, at_s)
             if not back_at_once:
                 await asyncio.sleep(SESSION_MS / 1_000 + draw.random())
             await victim.start()
-            if n_workers == 1:
-                await victim.ready()
-                await learning.compare(victim)
-        await load.done()
+        await load.reached(n_events)
+        await _time_of_the_last(kills)
         ended = time.monotonic()
+        await load.stop()
         await verify(bed, report, watcher)
-    back = _back_after(kills, watcher, ended)
+        await learning.compare(workers)
     report.figure("kills", len(kills))
-    report.figure("back to committing, slowest", round(max(back), 2), "s")
-    report.check(
-        max(back) <= BACK_S,
-        f"every partition is committed again within {BACK_S:g} s of a kill",
-        f"slowest {max(back):.1f} s",
-    )
-    if n_workers == 1:
-        learning.report()
-    else:
-        await _note_learning(workers, report)
+    check_back(report, kills, watcher, began, ended)
+    learning.report()
+
+
+async def _time_of_the_last(kills: Sequence[Kill]) -> None:
+    """The last blow has had its time before the next one falls."""
+    if kills:
+        await asyncio.sleep(max(0.0, kills[-1].at_s + BACK_S + SEEN_S - time.monotonic()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Kill:
+class Kill:
     """at_s: the worker is gone. settled_s: its last commits have been seen. Monotonic seconds."""
 
     at_s: float
     settled_s: float
 
 
-def _back_after(kills: Sequence[_Kill], watcher: Watcher, ended: float) -> list[float]:
-    """For each kill the longest time until a partition moved (a later kill starts it anew)."""
-    found = []
-    for number, kill in enumerate(kills):
-        until = kills[number + 1].at_s if number + 1 < len(kills) else ended
-        slowest = 0.0
-        for steps in watcher.steps.values():
-            moved = (
-                step.at_s
-                for step, before in zip(steps[1:], steps, strict=False)
-                if step.at_s > kill.settled_s and step.next_offset > before.next_offset
-            )
-            slowest = max(slowest, min(next(moved, until), until) - kill.at_s)
-        found.append(slowest)
-    return found
+def check_back(
+    report: Report, kills: Sequence[Kill], watcher: Watcher, began: float, ended: float
+) -> None:
+    """Every partition moves again in time, whatever was killed later, and none stands longer."""
+    slowest = max(
+        next((at_s for at_s in watcher.moves(partition) if at_s > kill.settled_s), ended)
+        - kill.at_s
+        for kill in kills
+        for partition in watcher.steps
+    )
+    report.figure("back to committing, slowest", round(slowest, 2), "s")
+    report.check(
+        slowest <= BACK_S,
+        f"every partition is committed again within {BACK_S:g} s of a kill",
+        f"slowest {slowest:.1f} s",
+    )
+    longest = max(
+        (gap for gaps in watcher.gaps(began, ended).values() for gap in gaps),
+        key=lambda gap: gap.seconds,
+    )
+    report.figure("longest standstill of a partition", round(longest.seconds, 2), "s")
+    report.check(
+        longest.seconds <= BACK_S + SEEN_S,
+        f"no partition stands still for more than {BACK_S + SEEN_S:g} s, whoever was killed",
+        f"partition {longest.partition} for {longest.seconds:.1f} s",
+    )
 
 
-class _Learning:
-    """What the item table of a single worker loses by a kill, told by the store alone."""
+class Learning:
+    """What item tables lose by a kill, told by the store and the topic of item deltas alone.
+
+    What was learned of a victim's partition is kept up to where the snapshot goes, or the messages
+    that whoever goes on from it adds; the rest must be counted by whoever takes the partition over,
+    event by event. A worker that runs on may lack a last message that the snapshot counts as told
+    and the victim took with it (docs/guarantees.md): that much more may be counted, and no more.
+    """
 
     def __init__(self, bed: Bed, report: Report) -> None:
         self._settings = bed.settings()
         self._report = report
-        self._expected = 0
+        self._victims: frozenset[int] | None = None  # its partitions; None: it is not known
+        self._others = 0  # workers that run on
+        self._counted = 0.0
+        self._expected: int | None = None  # of the last kill; None: nothing to compare
+        self._unsaid = 0  # events that a worker which runs on may count besides
         self._ages: list[float] = []
+        self._took_s = 0.0
         self._lost = 0
         self._n_kills = 0
+        self._n_compared = 0
         self._stood: dict[int, int] = {}  # at the kill before: what it lost is not lost again
 
+    async def before(self, victim: WorkerProcess, workers: Sequence[WorkerProcess]) -> None:
+        """Right before a kill: who has which partition, and what the others have counted."""
+        held = {worker: await partitions_of(worker) for worker in workers}
+        settled = sorted(p for has in held.values() for p in has)
+        self._victims = held[victim] if settled == list(range(self._settings.partitions)) else None
+        others = [worker for worker in workers if worker is not victim]
+        self._others = len(others)
+        self._counted = sum([await worker.metric(LOST) for worker in others])
+        for worker in workers:
+            self._took_s = max(self._took_s, await worker.metric(TOOK))
+
     async def look(self, watcher: Watcher, now: float) -> None:
-        """Behind a kill at `now`: how far the checkpoints are ahead of the item snapshot."""
+        """Behind a kill at `now`: how far the checkpoints are ahead of what is kept."""
         async with store_of(self._settings) as store:
             snapshot = await store.read_item_snapshot()
-        learned_to = dict(snapshot.next_offsets) if snapshot else {}
-        self._expected = 0
-        age = 0.0
-        for partition, steps in watcher.steps.items():
-            at = learned_to.get(partition, 0)
-            self._expected += watcher.position(partition) - at
+        told, said = await told_since(self._settings, snapshot)
+        self._n_kills += 1
+        self._expected = None
+        if self._victims is None:
+            return
+        expected, unsaid, age = 0, 0, 0.0
+        for partition in self._victims:
+            position, at = watcher.position(partition), told.get(partition, 0)
+            expected += max(0, position - at)
+            if self._others:
+                unsaid += max(0, min(at, position) - said.get(partition, at))
             at = max(at, self._stood.get(partition, 0))
-            self._lost += watcher.position(partition) - at
+            self._lost += max(0, position - at)
+            steps = watcher.steps[partition]
             beyond = next((step.at_s for step in steps if step.next_offset > at), now)
             age = max(age, now - beyond)
-            self._stood[partition] = watcher.position(partition)
+            self._stood[partition] = position
+        self._expected, self._unsaid = expected, unsaid
         self._ages.append(age)
 
-    async def compare(self, worker: WorkerProcess) -> None:
-        """After its restart: it has counted that, less what the item deltas brought back."""
-        counted = await worker.metric("foldstream_model_events_lost_total")
-        relearned = await worker.metric("foldstream_model_events_relearned_total")
-        self._n_kills += 1
-        shared = self._settings.exchange_bytes_per_s > 0
+    async def compare(self, workers: Sequence[WorkerProcess]) -> None:
+        """Once others, or it itself, have taken over: they have counted just that."""
+        if self._expected is None:
+            return
+        counted = sum([await worker.metric(LOST) for worker in workers]) - self._counted
+        relearned = sum([await worker.metric(RELEARNED) for worker in workers])
+        self._n_compared += 1
+        most = self._expected + self._unsaid
         self._report.check(
-            relearned == 0 and (counted <= self._expected if shared else counted == self._expected),
-            "the item learning counted as lost is what lay behind the snapshot"
-            + (", less what item deltas brought back" if shared else "")
-            + ", and none is repeated",
-            f"kill {self._n_kills}: {counted:.0f} counted, {self._expected} by the store",
+            self._expected <= counted <= most and relearned == 0,
+            "the item learning counted as lost is what lay behind the snapshot and the item "
+            "deltas, and none is repeated",
+            f"kill {self._n_kills}: {counted:.0f} counted, {self._expected} to {most} by store and "
+            f"topic, {relearned:.0f} repeated",
         )
+        self._expected = None
 
     def report(self) -> None:
         """The bound over all kills."""
-        oldest = max(self._ages)
-        self._report.figure("item learning behind the snapshot at a kill", self._lost, "events")
+        oldest = max(self._ages, default=0.0)
+        may_take_s = max(SNAPSHOT_TOOK_S, 2 * self._took_s)
+        self._report.figure("item learning lost at kills", self._lost, "events")
         self._report.figure("oldest item learning lost", round(oldest, 2), "s")
+        self._report.figure("item snapshot, slowest seen", round(self._took_s, 2), "s")
+        self._report.figure("kills whose loss was compared", self._n_compared)
         self._report.check(
-            oldest <= SNAPSHOT_S + SNAPSHOT_SLACK_S,
-            f"a kill loses at most the {SNAPSHOT_S:g} s of item learning since the last snapshot",
-            f"{oldest:.1f} s",
+            self._n_compared > self._n_kills / 2, "of most kills the loss can be compared"
+        )
+        self._report.check(
+            oldest <= SNAPSHOT_S + may_take_s,
+            f"a kill loses at most {SNAPSHOT_S:g} s of item learning and the time that a snapshot "
+            "takes",
+            f"{oldest:.1f} s, where a snapshot took {self._took_s:.1f} s",
         )
 
 
-async def _note_learning(workers: Sequence[WorkerProcess], report: Report) -> None:
-    for name in ("lost", "relearned"):
-        counted = [await w.metric(f"foldstream_model_events_{name}_total") for w in workers]
-        report.figure(f"item learning {name}, counted since the last start", sum(counted), "events")
+async def partitions_of(worker: WorkerProcess) -> frozenset[int]:
+    """Those that a worker says it holds."""
+    page = await worker.get("/metrics") or ""
+    return frozenset(map(int, re.findall(rf'^{LAG}{{partition="(\d+)"}}', page, re.MULTILINE)))
+
+
+async def told_since(
+    settings: Settings, snapshot: StoredSnapshot | None
+) -> tuple[dict[int, int], dict[int, int]]:
+    """By partition, how far the learning goes that a worker has which starts now; and how far the
+    messages of the last minute go, whatever a snapshot says.
+
+    The first is the snapshot's, and that of each message behind it, in the order and by the numbers
+    that docs/wire.md has.
+    """
+    lineage = snapshot.lineage if snapshot else Lineage("")
+    found = dict(snapshot.next_offsets) if snapshot else {}
+    last, said = dict(lineage.included), dict[int, int]()
+    if not settings.exchange_bytes_per_s:
+        return found, said
+    since_ms = round((time.time() - TOLD_S) * 1_000) if snapshot else None
+    topic = settings.topics().item_deltas.name
+    async for records in messages_of(settings, topic, since_ms):
+        for record in records:
+            message = decode_deltas(record.value)
+            for partition, next_offset in message.covers.items():
+                said[partition] = max(next_offset, said.get(partition, 0))
+            if record.offset < (lineage.next_offset or 0) or message.seq <= last.get(
+                message.sender, 0
+            ):
+                continue
+            if lineage.base == "" and message.base != "":
+                continue  # of a table that this one has no beginning of
+            last[message.sender] = message.seq
+            for partition, next_offset in message.covers.items():
+                found[partition] = max(next_offset, found.get(partition, 0))
+    return found, said
 
 
 SCENARIOS = (
@@ -180,8 +292,9 @@ SCENARIOS = (
         "kill",
         "SIGKILL of the worker at 20 random moments of 1,000,000 events, 4 partitions",
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
-        "+ 3 s; item learning lost at most the snapshot interval, and counted",
-        4.0,
+        "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
+        "of it counted",
+        9.5,
         kill_one,
         partitions=4,
         # Without item deltas the store alone tells how much must be counted.
@@ -191,8 +304,9 @@ SCENARIOS = (
         "kill-16",
         "SIGKILL of the worker at 20 random moments of 1,000,000 events, 16 partitions",
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
-        "+ 3 s; item learning lost at most the snapshot interval, and counted",
-        6.0,
+        "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
+        "of it counted",
+        9.5,
         kill_one,
         partitions=16,
         settings={"item_snapshot_interval_s": SNAPSHOT_S},
@@ -201,8 +315,9 @@ SCENARIOS = (
         "kill-of-two",
         "SIGKILL of one of two workers at 20 random moments of 1,000,000 events, 16 partitions",
         "facts and counts are an undisturbed fold's; committing again within the session time-out "
-        "+ 3 s",
-        4.0,
+        "+ 3 s; item learning lost at most the snapshot interval and a snapshot's time, each event "
+        "of it counted",
+        9.5,
         kill_of_two,
         partitions=16,
         settings={"item_snapshot_interval_s": SNAPSHOT_S},

@@ -49,7 +49,7 @@ async def run_links(bed: Bed, draw: random.Random, report: Report, plan: Plan) -
     seconds = max(NOTICED_S + 1, FAULT_S * min(1.0, plan.share * 4))
     async with (
         linked(bed) as links,
-        Watcher(bed) as watcher,
+        Watcher(bed, keeps_log=True) as watcher,
         bed.worker("w0", agents=["updater", "catalogue", "scorer"], **links.settings) as worker,
     ):
         await worker.ready()
@@ -61,11 +61,13 @@ async def run_links(bed: Bed, draw: random.Random, report: Report, plan: Plan) -
             report.step(f"{case} for {seconds:.0f} s")
             began = time.monotonic()
             await FAULTS[fault](links.named(name))
-            noticed_s = await _noticed(worker, name)
+            noticed_s = await worker.names(name, 2 * NOTICED_S)
             await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
             await links.named(name).heal()
-            back_s = await watcher.all_moved(3 * BACK_S)
-            _note(report, case, noticed_s, back_s)
+            back_s, ready_s = await asyncio.gather(
+                watcher.all_moved(3 * BACK_S), worker.ready_after(3 * BACK_S)
+            )
+            note(report, case, noticed_s, back_s, ready_s)
             if not report.check(worker.alive(), f"{case}: the worker goes on", worker.log_tail()):
                 break
             await asyncio.sleep(BETWEEN_S)
@@ -82,18 +84,14 @@ async def _until_ready(worker: WorkerProcess, report: Report, before: str) -> No
         report.check(False, f"the worker is ready again before {before}", str(late))
 
 
-async def _noticed(worker: WorkerProcess, name: str) -> float | None:
-    """Seconds until `/readyz` names the neighbour; None when it takes twice what it may."""
-    began = time.monotonic()
-    while time.monotonic() - began < 2 * NOTICED_S:
-        status, document = await worker.readyz()
-        if status == 503 and any(cause["part"] == name for cause in document["causes"]):
-            return time.monotonic() - began
-        await asyncio.sleep(0.1)
-    return None
-
-
-def _note(report: Report, case: str, noticed_s: float | None, back_s: float | None) -> None:
+def note(
+    report: Report,
+    case: str,
+    noticed_s: float | None,
+    back_s: float | None,
+    ready_s: float | None,
+) -> None:
+    """Figures and checks of one fault; times are seconds, None: too late to be waited for."""
     report.figure(f"{case}: noticed", "never" if noticed_s is None else round(noticed_s, 1), "s")
     report.figure(f"{case}: committing again", "late" if back_s is None else round(back_s, 1), "s")
     report.check(
@@ -106,13 +104,20 @@ def _note(report: Report, case: str, noticed_s: float | None, back_s: float | No
         f"{case}: every partition commits within {BACK_S:g} s of its end",
         f"{back_s} s",
     )
+    report.figure(f"{case}: ready again", "late" if ready_s is None else round(ready_s, 1), "s")
+    report.check(
+        ready_s is not None and ready_s <= BACK_S,
+        f"{case}: /readyz is good again within {BACK_S:g} s of its end",
+        f"{ready_s} s",
+    )
 
 
 SCENARIOS = (
     Scenario(
         name="links",
         title="each link down, black-holed, reset, slowed for 30 s",
-        promise="nothing lost; noticed within 5 s in `/readyz`; committing again within 10 s",
+        promise="nothing lost; noticed within 5 s in `/readyz`; committing again, and ready, "
+        "within 10 s",
         default_minutes=7,
         run=run_links,
     ),

@@ -7,8 +7,9 @@ import contextlib
 import random
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from agents.chaos.bed import Bed, ServerHandle
 from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.small_disk import small_disk
-from agents.chaos.verifier import positions_of, shape_of, verify
-from agents.chaos.watcher import Watcher
+from agents.chaos.verifier import named, positions_of, shape_of, verify
+from agents.chaos.watcher import Fall, Watcher
 from agents.chaos.worker_process import WorkerProcess, until
 from agents.store_access import store_of
 from profiles.record import decode_profile
 from streams.embedded.store import StoreServer, ask
+
+REWINDS = "foldstream_store_rewinds_total"
 
 N_KILLS = 20
 RATE_PER_S = 2_000.0
@@ -34,6 +37,9 @@ MOST_CUT_BYTES = 64 * 1024
 LAG_S = 5.0
 MINORITY_S = 10.0
 NAMED_S = 10.0
+REFUSALS = ("OOM", "MISCONF")
+"""Codes of the store's answers to a write while it has no memory, and no disk."""
+
 IN_FLIGHT_S = 0.2
 """For what a frozen worker had already sent to the store."""
 
@@ -92,35 +98,44 @@ async def aof_cuts(bed: Bed, draw: random.Random, report: Report, plan: Plan) ->
     back, before anything is folded again.
     """
     n_cuts, back, n_bytes = plan.scaled(N_KILLS, 2), list[float](), 0
+    set_back: list[SetBack] = []
     async with _at_work(bed, plan) as (watcher, worker, load):
         for number in range(n_cuts):
             await asyncio.sleep(draw.uniform(0.2, 2.0))
             size = int(LEAST_CUT_BYTES * (MOST_CUT_BYTES / LEAST_CUT_BYTES) ** draw.random())
             report.step(f"cut {number + 1} of {n_cuts}: {size} bytes")
             frozen = number % 2 == 0
+            rewinds, began_s = await worker.metric(REWINDS), time.monotonic()
             if frozen:
                 worker.pause()
             await bed.store.kill()
             n_bytes += cut_tail(bed.store.folder, size)
             await bed.store.start()
             if frozen:
-                newer = await _newer(bed)
+                await _check_not_newer(bed, report)
                 worker.resume()
-                report.check(
-                    not newer,
-                    "in the store as it came back no profile is newer than its checkpoint",
-                    f"{len(newer)}: {newer[:3]}",
-                )
             await _back(report, watcher, back)
+            counted = await worker.metric(REWINDS) - rewinds
+            set_back.append(SetBack(began_s, time.monotonic(), counted))
             report.check(worker.alive(), "the worker goes on", worker.log_tail()[-300:])
         await load.stop()
         await verify(bed, report, watcher, falls_allowed=True)
-        rewinds = await worker.metric("foldstream_store_rewinds_total")
+        rewinds = await worker.metric(REWINDS)
     report.figure("cuts", n_cuts)
     report.figure("cut off", n_bytes, "bytes")
-    _check_rewinds(report, watcher, rewinds)
+    check_rewinds(report, watcher.falls, set_back, rewinds)
     report.check(rewinds > 0, "the cuts set the store back")
     _check_back(report, back)
+
+
+async def _check_not_newer(bed: Bed, report: Report) -> None:
+    """While the worker is frozen: afterwards replay makes it true by itself."""
+    newer = await _newer(bed)
+    report.check(
+        not newer,
+        "in the store as it came back no profile is newer than its checkpoint",
+        f"{len(newer)}: {newer[:3]}",
+    )
 
 
 def cut_tail(folder: Path, size: int) -> int:
@@ -145,42 +160,89 @@ async def _newer(bed: Bed) -> list[str]:
     return found
 
 
-def _check_rewinds(report: Report, watcher: Watcher, rewinds: float) -> None:
-    report.figure("checkpoints that fell", len(watcher.falls))
+@dataclass(frozen=True, slots=True)
+class SetBack:
+    """The store was set back once. Monotonic seconds from before the fault until every partition
+    had moved on; counted: rewinds that the worker reported in between."""
+
+    begin_s: float
+    end_s: float
+    counted: float
+
+    def holds(self, fall: Fall) -> bool:
+        """Whether this explains the fall."""
+        return self.begin_s <= fall.at_s <= self.end_s
+
+
+def check_rewinds(
+    report: Report, falls: Sequence[Fall], set_back: Sequence[SetBack], rewinds: float
+) -> None:
+    """A checkpoint falls only where the store was set back, and each time the worker says so.
+
+    rewinds: what it reported in all.
+    """
+    report.figure("checkpoints that fell", len(falls))
     report.figure("rewinds reported", rewinds)
-    # The watcher may miss one that was made good at once; the worker may not.
+    unexplained = [fall for fall in falls if not any(one.holds(fall) for one in set_back)]
     report.check(
-        rewinds >= len(watcher.falls),
-        "every rewind of the store is counted by the worker",
-        f"{rewinds:.0f} counted, {len(watcher.falls)} seen",
+        not unexplained,
+        "a next_offset falls only where the store was set back",
+        named([f"partition {f.partition} from {f.before} to {f.after}" for f in unexplained]),
     )
+    # The watcher may miss one that was made good at once; the worker may not.
+    silent = [
+        f"fault {number}: {one.counted:.0f} counted, {n_seen} seen"
+        for number, one in enumerate(set_back, 1)
+        if one.counted < (n_seen := sum(map(one.holds, falls)))
+    ]
+    report.check(
+        not silent, "every rewind of the store is counted by the worker, fault by fault",
+        named(silent),
+    )  # fmt: skip
+    said = sum(one.counted for one in set_back)
+    report.check(
+        rewinds == said, "no rewind is counted where the store was not set back",
+        f"{rewinds:.0f}, {said:.0f} of them after a fault",
+    )  # fmt: skip
 
 
 async def failover(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
-    """A master that its replica no longer follows dies; the replica, 5 s behind, takes over."""
-    back = list[float]()
+    """A master that its replica no longer follows dies; the replica, 5 s behind, takes over.
+
+    Every second time, the first included, the worker is frozen meanwhile, as in `aof_cuts`.
+    """
+    back, set_back = list[float](), list[SetBack]()
     n_masters = len(bed.nodes) // 2
     async with _at_work(bed, plan) as (watcher, worker, load):
-        for number in draw.sample(range(n_masters), plan.scaled(n_masters)):
+        for turn, number in enumerate(draw.sample(range(n_masters), plan.scaled(n_masters))):
             master, replica = bed.nodes[number], bed.nodes[n_masters + number]
             report.step(f"master {number}: cut from its replica")
             _cut_replication(master)
             await asyncio.sleep(LAG_S)
             n_falls = len(watcher.falls)
+            rewinds, began_s = await worker.metric(REWINDS), time.monotonic()
+            frozen = turn % 2 == 0
+            if frozen:
+                worker.pause()
             await master.kill()
             await asyncio.to_thread(_take_over, replica)
+            if frozen:
+                await _check_not_newer(bed, report)
+                worker.resume()
             await _back(report, watcher, back)
             report.check(
                 await _fell(watcher, n_falls), "the replica was older than what was committed"
             )
+            counted = await worker.metric(REWINDS) - rewinds
+            set_back.append(SetBack(began_s, time.monotonic(), counted))
             report.check(worker.alive(), "the worker goes on", worker.log_tail()[-300:])
             # The old master comes back and becomes the replica.
             await master.start()
             await asyncio.sleep(LAG_S)
         await load.stop()
         await verify(bed, report, watcher, falls_allowed=True)
-        rewinds = await worker.metric("foldstream_store_rewinds_total")
-    _check_rewinds(report, watcher, rewinds)
+        rewinds = await worker.metric(REWINDS)
+    check_rewinds(report, watcher.falls, set_back, rewinds)
     _check_back(report, back)
 
 
@@ -255,12 +317,13 @@ async def store_memory(bed: Bed, draw: random.Random, report: Report, plan: Plan
     back = list[float]()
     async with _at_work(bed, plan, n_users=1_000_000) as (watcher, worker, load):
         for number in range(plan.scaled(3)):
+            n_refused = await n_refusals(bed.store)
             with _client(bed.store) as plain:
                 used = int(plain.info("memory")["used_memory"])
                 limit = used + draw.randrange(200_000, 2_000_000)
                 report.step(f"limit {number + 1}: {limit} bytes, used {used}")
                 plain.config_set("maxmemory", limit)
-            await _full(bed, report, worker, "maxmemory")
+            await _full(bed, report, worker, n_refused, "maxmemory")
             with _client(bed.store) as plain:
                 plain.config_set("maxmemory", 0)
             await _back(report, watcher, back)
@@ -269,28 +332,57 @@ async def store_memory(bed: Bed, draw: random.Random, report: Report, plan: Plan
     _check_back(report, back)
 
 
-async def _full(bed: Bed, report: Report, worker: WorkerProcess, *words: str) -> None:
-    """Wait until the store refuses, see that it is said, and that nothing is half-applied."""
+async def n_refusals(store: ServerHandle[StoreServer]) -> int:
+    """Commands that the store refused for want of memory or disk since it started: its own count,
+    which knows of no worker."""
 
-    async def waits() -> bool:
-        return await worker.metric("foldstream_store_away_total") > before
+    def ask_it() -> int:
+        with _client(store) as plain:
+            errors: dict[str, Any] = plain.info("errorstats")
+        return sum(int(errors.get(f"errorstat_{code}", {"count": 0})["count"]) for code in REFUSALS)
 
-    before = await worker.metric("foldstream_store_away_total")
-    await until(waits, "the store refuses a commit", 120.0)
-    said = await _says_not_ready(worker, NAMED_S, *words)
-    report.check(
-        said is not None,
-        f"/readyz names the cause ({' or '.join(words)}) within {NAMED_S:g} s",
-        str(await worker.readyz()),
-    )
-    if said is not None:
-        report.figure("cause named after", round(said[0], 1), "s")
-        report.note(f"/readyz said: {said[1]}")
+    return await asyncio.to_thread(ask_it)
+
+
+async def _full(
+    bed: Bed, report: Report, worker: WorkerProcess, n_refused: int, *words: str
+) -> None:
+    """Wait until the store refuses, see that it is said, and that nothing is half-applied.
+
+    n_refused: what the store had refused before its room was taken.
+    """
+    await check_named(bed.store, report, worker, n_refused, words)
     worker.pause()  # now and then a small commit fits in, and would be seen by half
     await asyncio.sleep(IN_FLIGHT_S)
     newer = await _newer(bed)
     worker.resume()
     report.check(not newer, "nothing is half-applied while the store is full", f"{newer[:3]}")
+
+
+async def check_named(
+    store: ServerHandle[StoreServer],
+    report: Report,
+    worker: WorkerProcess,
+    n_refused: int,
+    words: Sequence[str],
+    within_s: float = NAMED_S,
+) -> None:
+    """The worker names the cause in time, counted from the first refusal in the store's count."""
+
+    async def refuses() -> bool:
+        return await n_refusals(store) > n_refused
+
+    await until(refuses, "the store refuses a write", 120.0)
+    said = await _says_not_ready(worker, within_s, *words)
+    report.check(
+        said is not None,
+        f"/readyz names the cause ({' or '.join(words)}) within {within_s:g} s of the store's "
+        "first refusal",
+        str(await worker.readyz()),
+    )
+    if said is not None:
+        report.figure("cause named after", round(said[0], 1), "s")
+        report.note(f"/readyz said: {said[1]}")
 
 
 async def disk_full(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -313,12 +405,13 @@ async def _fill_and_free(
     filler = bed.store.folder / "somebody-else's"
     async with _at_work(bed, plan) as (watcher, worker, load):
         for number in range(plan.scaled(3)):
+            n_refused = await n_refusals(bed.store)
             free = shutil.disk_usage(bed.store.folder).free
             left = draw.randrange(50_000, 500_000)
             report.step(f"disk {number + 1}: {left} bytes left")
             with contextlib.suppress(OSError):  # the append-only file was quicker: it is full
                 await asyncio.to_thread(filler.write_bytes, bytes(max(0, free - left)))
-            await _full(bed, report, worker, "disk", "AOF", "space")
+            await _full(bed, report, worker, n_refused, "disk", "AOF", "space")
             filler.unlink()
             await _back(report, watcher, back)
         await load.stop()
