@@ -100,7 +100,7 @@ async def cancel_storm(bed: Bed, draw: random.Random, report: Report, plan: Plan
             await asyncio.sleep(CALM_S)
         await load.stop()
         _check_silence(watcher, listener.looks, began, report)
-        codes = Counter(code for _, code in keeper.exits)
+        codes = Counter(end.code for end in keeper.exits)
         struck = sum((struck_in(w.log.read_text("utf-8", "replace")) for w in keeper.workers),
                      Counter[str]())  # fmt: skip
         await verify(bed, report, watcher)  # of what the storm's own workers have folded
