@@ -16,6 +16,7 @@ from agents.chaos.silence import Listener, Look, longest_silence
 from agents.chaos.verifier import verify
 from agents.chaos.victim import VictimOrder, set_clock, struck_in
 from agents.chaos.watcher import Watcher
+from agents.chaos.worker_process import NotWithin, WorkerProcess, metric_in, until
 from agents.cli.common import Exit
 
 RATE_PER_S = 1_000.0
@@ -25,6 +26,7 @@ JUMPS_MS = (
 )  # fmt: skip
 EVERY_S = 5.0
 STILL_S = 5.0
+LISTS_S = 120.0
 
 CANCEL_EVERY_S = (0.5, 2.0)
 """Means of the two workers: one that hardly lives, and one that has to live with it."""
@@ -45,7 +47,10 @@ async def clock_jump(bed: Bed, draw: random.Random, report: Report, plan: Plan) 
     jumps = [draw.choice(JUMPS_MS) for _ in range(plan.scaled(2 * len(JUMPS_MS), 3))]
     if plan.share >= 1:
         jumps[: len(JUMPS_MS)] = draw.sample(JUMPS_MS, len(JUMPS_MS))
-    async with Watcher(bed) as watcher, bed.victim("w0", VictimOrder(clock=str(clock))) as worker:
+    victim = bed.victim(
+        "w0", VictimOrder(clock=str(clock)), agents=["updater", "catalogue", "scorer"]
+    )
+    async with Watcher(bed) as watcher, victim as worker:
         await worker.ready()
         load = Load(bed, plan.seed, 10_000_000, RATE_PER_S)
         await watcher.reached(2_000)
@@ -62,6 +67,7 @@ async def clock_jump(bed: Bed, draw: random.Random, report: Report, plan: Plan) 
         report.check(worker.alive(), "no worker ends by itself", worker.log_tail()[-300:])
         status, document = await worker.readyz()
         report.check(status == 200, "it is ready in the end", str(document))
+        await _check_lists(worker, report)
     report.figure("jumps", len(jumps))
     report.figure("longest pause of a partition", round(slowest, 2), "s")
     report.check(
@@ -71,6 +77,22 @@ async def clock_jump(bed: Bed, draw: random.Random, report: Report, plan: Plan) 
         "covers the wall clock of the worker's Python code (time.time, time.time_ns); not C code, "
         "and not the clocks of broker and store"
     )
+
+
+async def _check_lists(worker: WorkerProcess, report: Report) -> None:
+    """The scorer, too, goes on through every jump: it has told all users whose profile changed."""
+
+    async def served() -> bool:
+        text = await worker.get("/metrics")
+        return text is not None and not metric_in(text, "foldstream_scorer_waiting")
+
+    try:
+        await until(served, "every user who changed has a list", LISTS_S)
+    except NotWithin as late:
+        report.check(False, "the scorer works off who waits", str(late))
+    pushed = await worker.metric("foldstream_recommendations_total", kind="push")
+    report.figure("lists pushed", pushed)
+    report.check(pushed > 0, "lists are pushed")
 
 
 async def cancel_storm(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
