@@ -14,7 +14,6 @@ from agents.http.health import Neighbours, liveness, readiness
 from profiles.errors import StoreAway
 
 
-
 @dataclass
 class Consumer:
     """What health asks of a consumer."""
