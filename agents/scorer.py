@@ -10,6 +10,7 @@ none.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -68,7 +69,7 @@ FIRST_LOOK_S, LONGEST_LOOK_S = 0.005, 0.05
 HEARTBEAT_MS = 1_000
 """Two must fit into a session of 6 s of which a broken connection has taken 5 s."""
 
-REMEMBER_MS = 1_000
+REMEMBER_S = 1.0
 """Between two commits of positions: what lies in between is emitted again after a crash."""
 
 
@@ -124,14 +125,18 @@ class ScoringService(Service):
         self._users_a_change = 1_000  # of the largest lately
         self._n_served = 0
         self._remembered = 0  # of them when the positions were last committed
-        self._remembered_ms = 0
-        self.progress_ms = config.now_ms()
+        self._remembered_s = -REMEMBER_S  # monotonic
+        self._turned_s = time.monotonic()  # a wall clock that is set back would hide a standstill
         self.leave_group = True  # at a stop; not where this process is back within seconds
 
     @property
     def n_waiting(self) -> int:
         """Users whose profile changed and who have no new list yet, as far as was read."""
         return len(self._pending)
+
+    def progress_age_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return time.monotonic() - self._turned_s
 
     async def on_start(self) -> None:
         # Not a task of mode's: those are cancelled at a stop, and ours has a last word to say.
@@ -190,12 +195,12 @@ class ScoringService(Service):
                 for record in records:
                     self._take(partition.partition, record.offset, record.value)
             self._pace.note(consumer, sum(map(len, fetched.values())))
-        self.progress_ms = self._config.now_ms()
+        self._turned_s = time.monotonic()
         self._metrics.scorer_waiting.set(len(self._pending))
         if self._pending:
             await self._serve()
         if self._remembered < self._n_served and (
-            self._config.now_ms() - self._remembered_ms >= REMEMBER_MS
+            time.monotonic() - self._remembered_s >= REMEMBER_S
         ):
             await self._remember(consumer)
 
@@ -271,7 +276,7 @@ class ScoringService(Service):
         self._emitting.add(task)
         task.add_done_callback(self._note_end)
         while len(self._emitting) >= MOST_EMITTING and not self.should_stop:
-            self.progress_ms = self._config.now_ms()  # waiting for a neighbour, not stuck
+            self._turned_s = time.monotonic()  # waiting for a neighbour, not stuck
             await asyncio.wait(self._emitting, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
@@ -333,7 +338,7 @@ class ScoringService(Service):
 
         What could not be committed is only emitted again.
         """
-        self._remembered_ms = self._config.now_ms()
+        self._remembered_s = time.monotonic()
         n_served = self._n_served - len(self._unacknowledged)
         try:
             async with asyncio.timeout(LAST_WORD_S):  # aiokafka itself would wait for ever
@@ -460,10 +465,10 @@ class RequestAnswerer:
         Raises StoreAway when the store gave no answer within `wait_ms`.
         """
         partition = partition_of(request.user_id, self._n_partitions)
-        deadline_ms = self._config.now_ms() + request.wait_ms
+        deadline_s = time.monotonic() + request.wait_ms / 1_000
         pause_s = FIRST_LOOK_S
         while True:
-            in_time = self._config.now_ms() < deadline_ms
+            in_time = time.monotonic() < deadline_s
             try:
                 # The position first: a record read after it knows all that it says.
                 reached = await self._reached(partition, request.after_offset)

@@ -172,7 +172,7 @@ class InProcess:
         """As a crash leaves it: nothing in flight is finished, nothing is handed back.
 
         Sockets are closed and threads end, as the kernel would see to; the group is not left, no
-        snapshot is written, no announcement waited for.
+        snapshot is written, no announcement waited for, nothing committed to Kafka any more.
         """
         updater, model = self.worker.updater, self.worker.model
         assert updater is not None
@@ -183,6 +183,12 @@ class InProcess:
             for task in ours:
                 task.cancel()
             await asyncio.gather(*ours, return_exceptions=True)
+        committing = updater.consumer._commit_task
+        if committing is not None:
+            committing.cancel()
+            await asyncio.gather(committing, return_exceptions=True)
+            updater.consumer._commit_task = None
+        updater.consumer._commits.clear()
         await updater.consumer.stop(leave=False)
         await updater._reader.stop()
         exchange = self.worker.exchange

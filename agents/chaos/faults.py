@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agents.chaos.bed import Bed, ServerHandle
-from agents.chaos.keeper import Keeper
+from agents.chaos.keeper import End, Keeper
 from agents.chaos.link import Link
 from agents.chaos.links import Links
 from agents.chaos.scenarios.store import cut_tail
@@ -23,18 +23,23 @@ from agents.chaos.worker_process import WorkerProcess
 
 MOST_WORKERS = 4
 
+AFTER_S = 60.0
+"""A worker tries for a while before it gives up, and the watchdog has as long."""
+
 
 @dataclass
 class Stage:
     """Where faults strike. locks: one fault at a time for each target, by name.
 
-    links: of the workers. cuts: when the store was set back, monotonic seconds.
+    links: of the workers. cuts: when the store was set back, monotonic seconds. struck: what was
+    broken from when to when, monotonic seconds.
     """
 
     bed: Bed
     keeper: Keeper
     links: Links
     cuts: list[float] = field(default_factory=list)
+    struck: list[tuple[Fault, float, float]] = field(default_factory=list)
     locks: dict[str, asyncio.Lock] = field(default_factory=dict)
     n_named: int = 0
 
@@ -58,12 +63,16 @@ Strike = Callable[[Stage, float, float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """strike: (stage, pick in [0, 1), seconds). most_s: how long at most. weight: how often."""
+    """strike: (stage, pick in [0, 1), seconds). most_s: how long at most. weight: how often.
+
+    ends_workers: a worker may end because of it, with a failure that it names: it replays.
+    """
 
     name: str
     strike: Strike
     most_s: float = 0.0
     weight: float = 1.0
+    ends_workers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,25 @@ def schedule(
     return found
 
 
+def unexplained(
+    exits: Sequence[End], struck: Sequence[tuple[Fault, float, float]], codes: Collection[int]
+) -> list[End]:
+    """Ends of workers that no fault explains: codes are those of a failure that was named, and
+    something that may end a worker was broken then or within `AFTER_S` before.
+
+    What ends by a signal that was not ours, or with 0 and no word, is never explained.
+    """
+    return [
+        end
+        for end in exits
+        if end.code not in codes
+        or not any(
+            fault.ends_workers and began <= end.at_s <= over + AFTER_S
+            for fault, began, over in struck
+        )
+    ]
+
+
 # Workers ------------------------------------------------------------------------------------
 
 
@@ -102,18 +130,14 @@ async def kill_worker(stage: Stage, pick: float, seconds: float) -> None:
     """SIGKILL; the keeper starts it again."""
     worker = stage.worker(pick)
     async with stage.lock(worker.name):
-        if worker.alive():
-            await worker.kill()
+        await stage.keeper.kill(worker)
 
 
 async def terminate_worker(stage: Stage, pick: float, seconds: float) -> None:
     """SIGTERM; the keeper starts it again."""
     worker = stage.worker(pick)
     async with stage.lock(worker.name):
-        stage.keeper.left_alone.add(worker)
-        if worker.alive():
-            await worker.terminate()
-        stage.keeper.left_alone.discard(worker)
+        await stage.keeper.stop(worker)
 
 
 async def freeze_worker(stage: Stage, pick: float, seconds: float) -> None:
@@ -195,18 +219,28 @@ LINK_FAULTS: dict[str, Callable[[Link], Awaitable[None]]] = {
 FAULTS: tuple[Fault, ...] = (
     Fault("worker killed", kill_worker, weight=3),
     Fault("worker stopped", terminate_worker),
-    Fault("worker frozen", freeze_worker, most_s=15, weight=2),
+    Fault("worker frozen", freeze_worker, most_s=15, weight=2, ends_workers=True),
     Fault("worker added", add_worker, weight=1),
     Fault("worker removed", remove_worker, weight=1),
-    Fault("broker killed", _server("kill", lambda bed: bed.broker), most_s=5),
-    Fault("broker stopped", _server("terminate", lambda bed: bed.broker), most_s=5),
-    Fault("broker frozen", _server("freeze", lambda bed: bed.broker), most_s=10),
-    Fault("store killed", _server("kill", lambda bed: bed.store), most_s=5),
-    Fault("store stopped", _server("terminate", lambda bed: bed.store), most_s=5),
-    Fault("store frozen", _server("freeze", lambda bed: bed.store), most_s=10),
-    Fault("store's file cut", cut_store, most_s=2),
+    Fault("broker killed", _server("kill", lambda bed: bed.broker), most_s=5, ends_workers=True),
+    Fault(
+        "broker stopped", _server("terminate", lambda bed: bed.broker), most_s=5, ends_workers=True
+    ),
+    Fault("broker frozen", _server("freeze", lambda bed: bed.broker), most_s=10, ends_workers=True),
+    Fault("store killed", _server("kill", lambda bed: bed.store), most_s=5, ends_workers=True),
+    Fault(
+        "store stopped", _server("terminate", lambda bed: bed.store), most_s=5, ends_workers=True
+    ),
+    Fault("store frozen", _server("freeze", lambda bed: bed.store), most_s=10, ends_workers=True),
+    Fault("store's file cut", cut_store, most_s=2, ends_workers=True),
     *(
-        Fault(f"link to the {name} {how}", _link(name, begin), most_s=10, weight=0.5)
+        Fault(
+            f"link to the {name} {how}",
+            _link(name, begin),
+            most_s=10,
+            weight=0.5,
+            ends_workers=True,
+        )
         for name in ("broker", "store")
         for how, begin in LINK_FAULTS.items()
     ),

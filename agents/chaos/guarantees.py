@@ -130,6 +130,8 @@ def _row(scenario: Scenario, runs: Sequence[Outcome], n_relapses: int = 0) -> st
         passed += f" at {min(run.share for run in runs):.0%} of the size"
     if any(run.minutes < scenario.default_minutes for run in runs):
         passed += f", some in {min(run.minutes for run in runs):g} minutes"
+    if any(run.beside for run in runs):
+        passed += f", {sum(run.beside for run in runs)} of them beside other runs"
     if n_relapses:
         passed += f", {n_relapses} of them not at the first try"
     numbers = seeds(sorted(run.seed for run in runs))

@@ -331,10 +331,35 @@ RARE: Final[tuple[Maker, ...]] = (_large,)
 RARE_SHARE: Final = 0.001
 
 
-def hostile_message(draw: random.Random, event: Event) -> Message:
-    """One hostile message made of a good event, in a way that `draw` chooses."""
+LISTED: Final[dict[str, tuple[Maker, ...]]] = {
+    "bad UTF-8": (_bad_utf8, _bad_utf8_name),
+    "cut JSON": (_cut,),
+    "nested too deep": (_deep, _deep_and_open),
+    "NaN and its like": (_no_number,),
+    "numbers too large": (_huge_number,),
+    "names given twice": (_twice,),
+    "lone surrogates": (_surrogate,),
+    "wrong types": (_wrong_type, _float_for_integer),
+    "no key": (_no_key,),
+}
+"""Kinds that every load must hold, and the workers refuse, whatever else it holds."""
+
+HUGE: Final = "of 8 MB"
+OTHER: Final = "other kinds"
+
+_KIND_OF: Final = {maker: kind for kind, makers in LISTED.items() for maker in makers}
+
+
+def drawn(draw: random.Random, event: Event) -> tuple[str, Message]:
+    """One hostile message made of a good event, in a way that `draw` chooses; and of which kind."""
     makers = RARE if draw.random() < RARE_SHARE else MAKERS
-    return draw.choice(makers)(draw, event)
+    maker = draw.choice(makers)
+    return _KIND_OF.get(maker, OTHER), maker(draw, event)
+
+
+def hostile_message(draw: random.Random, event: Event) -> Message:
+    """As `drawn`, whatever its kind."""
+    return drawn(draw, event)[1]
 
 
 def huge_message(draw: random.Random, event: Event, n_bytes: int = HUGE_BYTES) -> Message:

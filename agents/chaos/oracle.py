@@ -1,6 +1,6 @@
 """An independent fold of facts: what each profile must say, from the raw log alone.
 
-Shares nothing with the product but the published rules: what is an event says `judge`, repeats are
+Imports nothing of the product: what is an event says `judge`, by the published rules; repeats are
 found by a dictionary, there are no batches and no vectors. Retention is off. Slow and obvious on
 purpose; a million messages take about half a minute.
 """

@@ -27,11 +27,14 @@ POINTS = (
     "committed",
     "announcement due",
     "announced",
+    "Kafka commit asked for",
     "Kafka commit due",
+    "Kafka committed",
 )
 """Every place between two steps, from the acquisition to the Kafka commit.
 
 "acquired" lies inside the assign callback; at "commit due" the WATCH stands and MULTI is unsent.
+The Kafka commit is asked for with each batch and due once a second, for all partitions at once.
 """
 
 Reach = Callable[[str], None]
@@ -74,6 +77,7 @@ def hook(worker: Worker, reach: Reach) -> set[asyncio.Task[Any] | None]:
     parts.announcer = announcer
     next_batch, read_many, run = updater.consumer.next_batch, store.read_many, model.run
     request_commit, commit = updater.consumer.request_commit, store.commit_until_known
+    commit_to_kafka = updater.consumer._commit_now
     acquiring = set[int]()
     acquire = store.acquire
 
@@ -116,11 +120,19 @@ def hook(worker: Worker, reach: Reach) -> set[asyncio.Task[Any] | None]:
         # "watched" is no place of its own: WATCH goes along with the EXEC or acquire before it.
 
     def hooked_request_commit(partition: int, next_offset: int) -> None:
-        reach("Kafka commit due")
+        reach("Kafka commit asked for")
         request_commit(partition, next_offset)
+
+    async def hooked_commit_to_kafka() -> None:
+        if not updater.consumer._commits:  # nothing to commit: no step of the path
+            return
+        reach("Kafka commit due")
+        await commit_to_kafka()
+        reach("Kafka committed")
 
     updater.consumer.next_batch = hooked_next_batch  # type: ignore[method-assign]
     updater.consumer.request_commit = hooked_request_commit  # type: ignore[method-assign]
+    updater.consumer._commit_now = hooked_commit_to_kafka  # type: ignore[method-assign]
     store.read_many = hooked_read_many  # type: ignore[method-assign]
     store.commit_until_known = hooked_commit  # type: ignore[method-assign]
     store.acquire = hooked_acquire  # type: ignore[method-assign,assignment]

@@ -74,9 +74,12 @@ def read(paths: Iterable[Path]) -> list[Outcome]:
     return found
 
 
-def is_finished(outcomes: Iterable[Outcome], name: str, plan: Plan, commit: str) -> bool:
+def is_finished(
+    outcomes: Iterable[Outcome], name: str, plan: Plan, commit: str, *, beside: bool = False
+) -> bool:
     """Whether a run need not be run again: it passed, on this commit, as large and as long.
 
+    beside: a timed run that had others beside it will do, too.
     What stands on no commit (files were changed, or there is no checkout) never counts: the next
     time they may be others.
     """
@@ -85,6 +88,7 @@ def is_finished(outcomes: Iterable[Outcome], name: str, plan: Plan, commit: str)
         and (outcome.scenario, outcome.seed, outcome.commit) == (name, plan.seed, commit)
         and outcome.share >= plan.share
         and outcome.minutes >= plan.minutes
+        and (beside or not outcome.beside)
         for outcome in outcomes
     )
 

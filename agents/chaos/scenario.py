@@ -88,7 +88,7 @@ class Scenario:
     name: as given on the command line. title: of its row in the table. promise: what must hold.
     default_minutes: about how long one run takes at share 1.0 (for an endless one: how long it
     goes on). default_runs: seeds for a complete row. partitions, store, settings: of its bed.
-    timed: its pass criterion has a time, so nothing else may run beside it (``--jobs``).
+    timed: its pass criterion has a time, so nothing else may run beside it (`room`).
     """
 
     name: str
@@ -106,7 +106,8 @@ class Scenario:
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """One finished run, as a line of the results file.
 
-    commit: of the sources, with ``+`` where files differ from it. started: ISO 8601, UTC.
+    commit: of the sources, with ``+`` where files differ from it. started: ISO 8601, UTC. beside:
+    it measures times, and others were allowed to run beside it all the same (``--beside``).
     """
 
     scenario: str
@@ -123,3 +124,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     machine: str
     started: str
+    beside: bool = False

@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,13 +37,17 @@ CANCELLED = (
 )
 """Where a storm strikes: tasks whose code has these names. Fence's are the commits themselves."""
 
+STRUCK = "chaos: cancelled "
+"""How a victim's log tells of a cancelled task."""
+
 
 class VictimOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What to do to oneself.
 
     point, visit, signal: at the visit-th time there, SIGKILL or SIGSTOP (each point of `points`).
     clock: a file of eight bytes, milliseconds that the wall clock is off. cancel_every_s: mean
-    time between two cancellations, drawn by `seed`; 0: none.
+    time between two cancellations, drawn by `seed`; 0: none. calm: once this file is there, nobody
+    is cancelled any more.
     """
 
     point: str | None = None
@@ -50,6 +55,7 @@ class VictimOrder(msgspec.Struct, frozen=True, kw_only=True):
     signal: str = "SIGKILL"
     clock: str | None = None
     cancel_every_s: float = 0.0
+    calm: str | None = None
     seed: int = 0
 
 
@@ -96,9 +102,15 @@ async def _storm(order: VictimOrder) -> None:
     draw = random.Random(order.seed)
     while True:
         await asyncio.sleep(draw.expovariate(1 / order.cancel_every_s))
+        if order.calm is not None and os.path.exists(order.calm):  # noqa: ASYNC240 - microseconds
+            return
         struck = [task for task in asyncio.all_tasks() if _is_struck(task)]
         if struck:
-            draw.choice(sorted(struck, key=asyncio.Task.get_name)).cancel()
+            # By code first: a partition's followers are always there, a commit for a millisecond.
+            code = draw.choice(sorted({_code_of(task) for task in struck}))
+            alike = [task for task in struck if _code_of(task) == code]
+            print(f"{STRUCK}{code}", flush=True)  # noqa: T201 - for the driver
+            draw.choice(sorted(alike, key=asyncio.Task.get_name)).cancel()
 
 
 def storm_service(order: VictimOrder) -> Any:
@@ -114,8 +126,23 @@ def storm_service(order: VictimOrder) -> Any:
 
 
 def _is_struck(task: asyncio.Task[Any]) -> bool:
+    return _code_of(task).startswith(CANCELLED)
+
+
+def _code_of(task: asyncio.Task[Any]) -> str:
     code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and code.co_qualname.startswith(CANCELLED)
+    return "" if code is None else str(code.co_qualname)
+
+
+def struck_in(log: str) -> Counter[str]:
+    """What a storm struck, by a worker's log.
+
+    >>> struck_in("a\\nchaos: cancelled Fence.commit\\nb\\n")
+    Counter({'Fence.commit': 1})
+    """
+    return Counter(
+        line.removeprefix(STRUCK) for line in log.splitlines() if line.startswith(STRUCK)
+    )
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ Owns the process; what it does is `foldstream worker`'s. What stays true: it die
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import re
 import sys
@@ -27,6 +28,9 @@ START_S = 120.0
 """A worker process imports and compiles for seconds; on a busy machine for many."""
 
 GRACE_S = 20.0
+
+NO_ANSWER = (urllib.error.URLError, http.client.HTTPException, OSError)
+"""It is gone, or was killed in the middle of its answer."""
 
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -230,13 +234,8 @@ class WorkerProcess:
             if entry.instance != self.settings.instance_id(0) or entry.pid != self.pid:
                 continue
             try:
-                url = entry.address.rstrip("/") + path
-                with urllib.request.urlopen(url, timeout=timeout_s) as answer:
-                    return int(answer.status), str(answer.read().decode())
-            except urllib.error.HTTPError as error:
-                with error:
-                    return error.code, error.read().decode()
-            except (urllib.error.URLError, OSError):
+                return _answer_of(entry.address.rstrip("/") + path, timeout_s)
+            except NO_ANSWER:
                 return 0, ""
         return 0, ""
 
@@ -270,6 +269,15 @@ class WorkerProcess:
             return len(os.listdir(f"/proc/{self.pid}/fd"))
         except OSError:
             return 0
+
+
+def _answer_of(url: str, timeout_s: float) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+            return int(answer.status), str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
 
 
 def metric_in(text: str, name: str, **labels: str) -> float:

@@ -7,7 +7,8 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from agents.chaos import results
 from agents.chaos.guarantees import write_table
+from agents.chaos.room import Room
 from agents.chaos.scenario import Outcome, Plan, Scenario
 from agents.cli.common import JsonOption, Output, run
 from agents.errors import AgentsError, UsageError
@@ -66,6 +68,12 @@ def register(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Add each finished run to this file; skip those that are in it."),
         ] = None,
+        beside: Annotated[
+            bool,
+            typer.Option(
+                "--beside", help="Let others of --resume run beside a timed run; the table says so."
+            ),
+        ] = False,
         write_table_: Annotated[
             bool, typer.Option("--write-table", help="Write docs/guarantees.md from --resume.")
         ] = False,
@@ -78,7 +86,8 @@ def register(app: typer.Typer) -> None:
         """Break workers, broker, store and links by a seeded schedule, and verify what is left.
 
         Each run starts a broker, a store and workers of its own. A seed that fails replays the
-        same schedule.
+        same schedule. Runs of several processes that add to one file wait while one of them
+        measures times.
         """
         from agents.chaos import catalogue  # the whole worker: not for the help of other commands
 
@@ -94,7 +103,7 @@ def register(app: typer.Typer) -> None:
         outcomes: list[Outcome] = []
         if scenarios:
             orders = _orders(catalogue.chosen(scenarios), seed, runs, minutes, share)
-            outcomes = run(_run_all(orders, jobs, resume, output, keep=keep))
+            outcomes = run(_run_all(orders, jobs, resume, output, keep=keep, beside=beside))
         if write_table_ and resume is not None:
             commit = results.commit_of_sources()
             write_table(PAGE, catalogue.SCENARIOS, results.read([resume]), commit)
@@ -119,7 +128,13 @@ def _orders(
 
 
 async def _run_all(
-    orders: Sequence[Order], jobs: int, resume: Path | None, output: Output, *, keep: bool
+    orders: Sequence[Order],
+    jobs: int,
+    resume: Path | None,
+    output: Output,
+    *,
+    keep: bool,
+    beside: bool,
 ) -> list[Outcome]:
     """Untimed runs `jobs` at a time, then the timed ones alone, one by one."""
     from profiles.warmup import warmup
@@ -129,16 +144,21 @@ async def _run_all(
     await asyncio.to_thread(warmup)
     if resume is not None:
         there, n_wanted = results.read([resume]), len(orders)
-        orders = _left(orders, there, commit)
+        orders = _left(orders, there, commit, beside=beside)
         _say_what_counts(there, n_wanted - len(orders), commit, output)
     outcomes: list[Outcome] = []
     room = asyncio.Semaphore(jobs)
 
     async def one(order: Order) -> None:
-        async with room:
-            if resume is not None and not _left([order], results.read([resume]), commit):
+        timed = order.scenario.timed
+        async with room, _place(order, resume, output, alone=timed and not beside):
+            if resume is not None and not _left(
+                [order], results.read([resume]), commit, beside=beside
+            ):
                 return  # another process has finished it meanwhile
             outcome = await _run_one(order, commit, output, keep=keep)
+        if timed and beside:
+            outcome = msgspec.structs.replace(outcome, beside=True)
         if results.commit_of_sources() != commit:  # edited, or another checkout, under the run
             outcome = msgspec.structs.replace(outcome, commit=f"{commit.rstrip('+')}+")
         outcomes.append(outcome)
@@ -155,12 +175,26 @@ async def _run_all(
     return outcomes
 
 
-def _left(orders: Sequence[Order], there: Sequence[Outcome], commit: str) -> list[Order]:
-    """What is not finished yet."""
+@asynccontextmanager
+async def _place(
+    order: Order, resume: Path | None, output: Output, *, alone: bool
+) -> AsyncIterator[None]:
+    """Room among the processes that add to the same file; without a file, whoever comes runs."""
+    if resume is None:
+        yield
+        return
+    async with Room(resume).held(str(order), alone=alone, say=output.say):
+        yield
+
+
+def _left(
+    orders: Sequence[Order], there: Sequence[Outcome], commit: str, *, beside: bool
+) -> list[Order]:
+    """What is not finished yet. beside: timed runs that had others beside them do."""
     return [
         order
         for order in orders
-        if not results.is_finished(there, order.scenario.name, order.plan, commit)
+        if not results.is_finished(there, order.scenario.name, order.plan, commit, beside=beside)
     ]
 
 

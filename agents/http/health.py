@@ -70,25 +70,23 @@ class Neighbours:
             self.causes.pop(name, None)
 
 
-def progress_ages(worker: Worker, now_ms: int) -> dict[str, float]:
+def progress_ages(worker: Worker) -> dict[str, float]:
     """Seconds since each loop of this worker last turned, by part."""
     ages = {}
     if worker.updater is not None:
         ages["updater"] = worker.updater.progress_age_s()
     if worker.scorer is not None:
-        ages["scorer"] = max(0.0, (now_ms - worker.scorer.progress_ms) / 1_000)
+        ages["scorer"] = worker.scorer.progress_age_s()
     return ages
 
 
-def liveness(
-    worker: Worker, neighbours: Neighbours, now_ms: int, stalled_s: float = STALLED_S
-) -> list[Cause]:
+def liveness(worker: Worker, neighbours: Neighbours, stalled_s: float = STALLED_S) -> list[Cause]:
     """Why this process should be restarted; empty while every loop makes progress."""
     if not worker.readiness.reached.is_set():
         return []  # still starting: loops that have not begun can't have stopped
     causes = [
         Cause(part, f"no progress for {age_s:.0f} s (limit {stalled_s:g} s)")
-        for part, age_s in progress_ages(worker, now_ms).items()
+        for part, age_s in progress_ages(worker).items()
         if age_s > stalled_s
     ]
     if worker.updater is not None:

@@ -163,11 +163,8 @@ class HttpServer(Service):
 
         @app.get("/livez")
         async def livez() -> Response:
-            now_ms = time.time_ns() // 1_000_000
-            causes = liveness(self.worker, self.neighbours, now_ms)
-            ages = {
-                part: round(age_s, 3) for part, age_s in progress_ages(self.worker, now_ms).items()
-            }
+            causes = liveness(self.worker, self.neighbours)
+            ages = {part: round(age_s, 3) for part, age_s in progress_ages(self.worker).items()}
             return _verdict("alive", causes, {"progress_age_s": ages})
 
         @app.get("/readyz")

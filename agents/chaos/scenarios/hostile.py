@@ -11,12 +11,23 @@ import hashlib
 import json
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
+import xxhash
 from aiokafka.partitioner import murmur2
 
 from agents.chaos.bed import Bed
-from agents.chaos.hostile import HUGE_BYTES, Event, Message, hostile_message, huge_message
+from agents.chaos.hostile import (
+    HUGE,
+    HUGE_BYTES,
+    LISTED,
+    OTHER,
+    Event,
+    Message,
+    drawn,
+    huge_message,
+)
 from agents.chaos.judge import Judge
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import Expected, messages_of, reaches_end, verify
@@ -51,11 +62,13 @@ PREFIX = "hostile"
 class HostileLoad:
     """A shop's stream in which every tenth message is refused, and others only look it.
 
-    kinds: how many by what the judge says. n_huge: of megabytes, spread evenly.
+    kinds: how many by what the judge says. made: of each message that was made to be refused, what
+    it is, by `mark_of`. huge: so many of megabytes, spread evenly.
     """
 
     def __init__(self, settings: Settings, draw: random.Random, seed: int, n: int, huge: int):
         self.kinds: Counter[str] = Counter()
+        self.made: dict[int, str] = {}
         self.n_sent = 0
         self._topic = settings.topics().events.name
         self._settings = settings
@@ -92,8 +105,10 @@ class HostileLoad:
     def _hostile(self, number: int, value: bytes) -> Message | None:
         """What goes in place of a good message; None: the good one itself."""
         if number in self._huge_at:
-            self.kinds["of 8 MB"] += 1
-            return huge_message(self._draw, json.loads(value))
+            self.kinds[HUGE] += 1
+            message = huge_message(self._draw, json.loads(value))
+            self.made[mark_of(message.key, message.value)] = HUGE
+            return message
         if number % 10 == 0:
             return self._drawn(json.loads(value), refused=True)
         if self._draw.random() < SEEMING_SHARE:
@@ -102,10 +117,12 @@ class HostileLoad:
 
     def _drawn(self, event: Event, *, refused: bool) -> Message:
         while True:
-            message = hostile_message(self._draw, event)
+            kind, message = drawn(self._draw, event)
             why = self._judge.why_not(message.value, message.key, message.headers)
             if (why is not None) == refused:
                 self.kinds["malformed" if refused else "malformed by its looks only"] += 1
+                if refused:
+                    self.made.setdefault(mark_of(message.key, message.value), kind)
                 return message
 
     def _place(self, message: Message) -> int:
@@ -113,6 +130,15 @@ class HostileLoad:
         if message.key is None:
             return self._draw.randrange(partitions)
         return int((murmur2(message.key) & 0x7FFFFFFF) % partitions)  # it may be no UTF-8
+
+
+def mark_of(key: bytes | None, value: bytes | None) -> int:
+    """Of a message's content, to find it again in the log.
+
+    >>> mark_of(None, b"x") == mark_of(b"", b"x")
+    False
+    """
+    return xxhash.xxh3_64_intdigest(repr((key, value)).encode())
 
 
 async def _malformed(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -140,11 +166,17 @@ async def _malformed(bed: Bed, draw: random.Random, report: Report, plan: Plan) 
         report.figure(kind, count, "messages")
     n_refused = len(expected.dead_letters)
     report.figure("refused", n_refused, "messages")
-    bad = load.kinds["malformed"] + load.kinds["of 8 MB"]
+    bad = load.kinds["malformed"] + load.kinds[HUGE]
     report.check(
         n_refused == bad, "the oracle refuses what was made to be refused", f"{n_refused}, {bad}"
     )
-    await _check_letters(settings, expected, report, n_huge)
+    n_in_log = sum(oracle.n_messages for oracle in expected.partitions)
+    report.check(
+        n_in_log == load.n_sent, "the log holds every message that was acknowledged, once",
+        f"{load.n_sent} acknowledged, {n_in_log} in the log",
+    )  # fmt: skip
+    refused = await _check_letters(settings, expected, report, n_huge, load.made)
+    _check_kinds(refused, report)
     report.figure("resident after a fifth", round(first / 2**20, 1), "MiB")
     report.figure("resident at the end", round(last / 2**20, 1), "MiB")
     report.figure("resident, factor", round(last / first, 3))
@@ -166,10 +198,19 @@ async def _memory(worker: WorkerProcess) -> int:
 
 
 async def _check_letters(
-    settings: Settings, expected: Expected, report: Report, n_huge: int
-) -> None:
-    """Every dead letter holds its original byte for byte, or its position and SHA-256."""
+    settings: Settings,
+    expected: Expected,
+    report: Report,
+    n_huge: int,
+    made: Mapping[int, str],
+) -> Counter[str]:
+    """Every dead letter holds its original byte for byte, or its position and SHA-256.
+
+    Returns what the messages were, each counted once, that became dead letters.
+    """
     refused = expected.dead_letters
+    kinds: dict[tuple[int, int], str] = {}
+    letters: set[tuple[int, int]] = set()
     originals: dict[tuple[int, int], tuple[bytes | None, bytes, int]] = {}
     async for records in messages_of(settings, settings.topics().events.name):
         for record in records:
@@ -177,6 +218,8 @@ async def _check_letters(
                 value = record.value or b""
                 digest = hashlib.sha256(value).digest()
                 originals[record.partition, record.offset] = (record.key, digest, len(value))
+                mark = mark_of(record.key, record.value)
+                kinds[record.partition, record.offset] = made.get(mark, "that nobody made")
     wrong, large = [], 0
     async for records in messages_of(settings, settings.topics().dead_letters.name):
         for record in records:
@@ -185,6 +228,7 @@ async def _check_letters(
                 wrong.append(f"{record.partition}/{record.offset}: of no message")
                 continue
             at = (info.partition, info.offset)
+            letters.add(at)
             key, digest, n_bytes = originals[at]
             value = record.value or b""
             if n_bytes > MAX_VALUE_BYTES:
@@ -198,6 +242,20 @@ async def _check_letters(
     report.figure("dead letters of 8 MB, by their SHA-256", large)
     report.check(not wrong, "every dead letter is its message's", str(wrong[:3]))
     report.check(large == n_huge, "messages of 8 MB travel as position and SHA-256", str(large))
+    return Counter(kinds[at] for at in letters)
+
+
+def _check_kinds(refused: Mapping[str, int], report: Report) -> None:
+    """Each kind that is listed was there and became a dead letter, and nothing that nobody made."""
+    wanted = (*LISTED, HUGE)
+    for kind in (*wanted, OTHER):
+        report.figure(f"dead letters: {kind}", refused.get(kind, 0))
+    missing = [kind for kind in wanted if not refused.get(kind)]
+    report.check(
+        not missing, "of each kind of malformed message some are refused", ", ".join(missing)
+    )
+    strange = {kind: n for kind, n in refused.items() if kind not in (*wanted, OTHER)}
+    report.check(not strange, "no message is refused that was not made to be", str(strange))
 
 
 # A flood --------------------------------------------------------------------------------------

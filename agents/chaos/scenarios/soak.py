@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from agents.chaos.bed import Bed
-from agents.chaos.drift import calm, drift
+from agents.chaos.drift import Drift, calm, drift
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.steady import SteadyLoad
 from agents.chaos.worker_process import NotWithin, WorkerProcess, metric_in, until
@@ -31,11 +31,21 @@ JUDGED_S = 20 * 60.0
 """A slope of 1 MB an hour is a third of a megabyte in so long: below it memory is only shown."""
 
 SLOPE_MB_PER_H = 1.0
+TO_MB_PER_H = 3_600 / 1e6
 
-SLACK = {"fds": 3, "tasks": 12, "connections": 3}
-"""May differ by so many between the first and the last third of a run: a look at a neighbour, a
-page or a fetch is under way at one sample and not at another; and of tasks, some for each list that
-is on its way to the broker."""
+COUNTED = ("fds", "tasks", "connections")
+"""Must be flat: of their least value a minute the slope's 95 % interval holds no growth, or the
+whole run's growth is less than `ONE`."""
+
+ONE = 1.0
+"""A count that has grown by less than one has not grown."""
+
+MINUTES_S = 5 * 60.0
+"""A shorter run has few samples, and may fall into other weather than its calibration where the
+machine is shared: it is not asked for a half load, and a count of it may grow by `SHORT`."""
+
+SHORT = 12.0
+"""Some tasks for each list that is on its way to the broker."""
 
 REST_S = 120.0
 """For what is left in the end: at half load next to nothing."""
@@ -176,8 +186,14 @@ def _judge(samples: Samples, partitions: int, report: Report) -> None:
     report.figure("memory", round(statistics.median(judged.rss) / 1e6, 1), "MB")
     report.figure("lag, worst", max(judged.lag), "events")
     report.figure("lists waiting, worst", max(judged.waiting), "users")
-    if statistics.median(judged.waiting) > PENDING_USERS / 2:
-        report.note("the machine took less than it did just before: this was no half load")
+    waiting = statistics.median(judged.waiting)
+    report.figure("lists waiting, median", waiting, "users")
+    if seconds >= MINUTES_S:
+        report.check(
+            waiting <= PENDING_USERS / 2,
+            "it is a half load: in the median, the lists that wait are few",
+            f"{waiting:.0f} users; the machine took less than it did just before",
+        )
     report.check(
         max(judged.waiting) <= 2 * PENDING_USERS,  # one message may name many
         "the users who wait for a list are bounded",
@@ -185,34 +201,52 @@ def _judge(samples: Samples, partitions: int, report: Report) -> None:
     )
     room = CACHE_USERS + partitions * BATCH_EVENTS  # looked at before a batch is gathered
     report.check(max(judged.cached) <= room, "the cache is bounded", f"{max(judged.cached):.0f}")
-    times, least = calm(judged.at_s, judged.rss, min(WINDOW_S, seconds / 12))
-    slope = drift(times.tolist(), least.tolist())
-    to_mb_per_h = 3_600 / 1e6
-    report.figure("memory slope", round(slope.slope * to_mb_per_h, 2), "MB/h")
-    report.figure(
-        "memory slope, 95 %",
-        f"{slope.low * to_mb_per_h:.2f} to {slope.high * to_mb_per_h:.2f}",
-        "MB/h",
-    )
+    window_s = min(WINDOW_S, seconds / 12)
+    whole = _memory_slope("memory slope", judged, window_s, report)
+    _memory_slope("memory slope of the last half", judged.after(0.5), window_s, report)
     if seconds >= JUDGED_S:
+        # The point estimate: over 36 minutes the interval is wider than what is promised.
         report.check(
-            slope.slope * to_mb_per_h < SLOPE_MB_PER_H,
-            f"memory grows by less than {SLOPE_MB_PER_H:g} MB an hour",
-            f"{slope.slope * to_mb_per_h:.2f} MB/h",
+            whole.slope * TO_MB_PER_H < SLOPE_MB_PER_H,
+            f"memory grows by less than {SLOPE_MB_PER_H:g} MB an hour (Theil-Sen slope of the "
+            "least value a minute)",
+            f"{whole.slope * TO_MB_PER_H:.2f} MB/h",
         )
-    third = len(judged.at_s) // 3
-    for name, slack in SLACK.items():
+    for name in COUNTED:
         values: list[float] = getattr(judged, name)
-        first, last = statistics.median(values[:third]), statistics.median(values[-third:])
-        report.figure(name, last)
-        report.check(abs(last - first) <= slack, f"{name}: flat", f"{first:.0f}, then {last:.0f}")
+        report.figure(name, statistics.median(values))
+        times, least = calm(judged.at_s, values, window_s)
+        found = drift(times.tolist(), least.tolist())
+        grown = found.slope * (times[-1] - times[0])
+        report.figure(f"{name}, growth", round(float(grown), 2))
+        most = ONE if seconds >= MINUTES_S else SHORT
+        report.check(is_flat(found, grown, most), f"{name}: flat",
+                     f"grown by {grown:.1f}, {found.low * 3_600:.1f} to {found.high * 3_600:.1f} "
+                     "an hour")  # fmt: skip
+
+
+def is_flat(found: Drift, grown: float, most: float = ONE) -> bool:
+    """Whether a count does not grow: not surely, or over the whole run by less than `most`."""
+    return found.low <= 0 or grown < most
+
+
+def _memory_slope(name: str, samples: Samples, window_s: float, report: Report) -> Drift:
+    times, least = calm(samples.at_s, samples.rss, window_s)
+    found = drift(times.tolist(), least.tolist())
+    report.figure(name, round(found.slope * TO_MB_PER_H, 2), "MB/h")
+    low, high = found.low * TO_MB_PER_H, found.high * TO_MB_PER_H
+    report.figure(f"{name}, 95 %", f"{low:.2f} to {high:.2f}", "MB/h")
+    return found
 
 
 SCENARIOS = (
     Scenario(
         name="soak",
         title="45-minute soak at half load",
-        promise="memory slope under 1 MB/h after warm-up; descriptors, tasks, connections flat",
+        promise=(
+            "memory slope under 1 MB/h after warm-up; descriptors, tasks, connections flat; it is "
+            "a half load"
+        ),
         default_minutes=45,
         run=run_soak,
     ),

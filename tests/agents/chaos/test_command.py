@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from agents import __main__ as program
 from agents.chaos import catalogue, guarantees, results
 from agents.chaos.bed import Bed
+from agents.chaos.room import Room
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.cli import chaos as command
 
@@ -49,6 +52,29 @@ def test_runs_are_kept_and_skipped_and_a_failure_is_exit_code_1(
     assert program.run_command(words) == 1
     assert [run["seed"] for run in json.loads(capsys.readouterr().out)] == [1]
     assert len(Path(file).read_text().splitlines()) == 3
+
+
+def test_a_timed_run_is_alone_unless_it_is_said_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = (Scenario("even", "t", "p", 0.1, check_the_seed),)
+    monkeypatch.setattr(catalogue, "SCENARIOS", timed)
+    asked = []
+
+    @asynccontextmanager
+    async def held(self: Room, what: str, *, alone: bool, say: object) -> AsyncIterator[None]:
+        asked.append((what, alone))
+        yield
+
+    monkeypatch.setattr(Room, "held", held)
+    path = tmp_path / "chaos.jsonl"
+    words = ["chaos", "even", "--resume", str(path)]
+    assert program.run_command([*words, "--beside"]) == 0
+    assert program.run_command([*words, "--beside"]) == 0  # finished
+    assert program.run_command(words) == 0  # and not for whoever wants it alone
+    assert program.run_command([*words, "--beside"]) == 0
+    assert asked == [("even 0", False), ("even 0", True)]
+    assert [run.beside for run in results.read([path])] == [True, False]
 
 
 def test_what_goes_wrong_in_a_run_is_its_failure(capsys: pytest.CaptureFixture[str]) -> None:

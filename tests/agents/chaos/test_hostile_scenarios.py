@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from agents.chaos.catalogue import chosen
+from agents.chaos.hostile import HUGE, LISTED
 from agents.chaos.runner import run_scenario
-from agents.chaos.scenario import Plan
+from agents.chaos.scenario import Plan, Report
+from agents.chaos.scenarios.hostile import _check_kinds
 
 
 @pytest.mark.timeout(600)
@@ -19,6 +21,21 @@ async def test_hostile_input_is_set_aside_and_the_rest_is_folded(
     (scenario,) = chosen([name])
     outcome = await run_scenario(scenario, Plan(7, 1.0, share), tmp_path / "bed", "-")
     assert outcome.failures == []
+
+
+def test_a_kind_that_never_came_or_was_not_refused_is_named() -> None:
+    def failures(**changes: int) -> list[str]:
+        report = Report()
+        named = {name.replace("_", " "): n for name, n in changes.items()}
+        _check_kinds(dict.fromkeys((*LISTED, HUGE), 3) | named, report)
+        return report.failures
+
+    assert failures() == []
+    assert failures(cut_JSON=1, other_kinds=7) == []
+    (failure,) = failures(no_key=0)
+    assert failure == "of each kind of malformed message some are refused: no key"
+    (failure,) = failures(that_nobody_made=1)
+    assert failure.startswith("no message is refused that was not made to be")
 
 
 async def test_a_scenario_of_fuzzing_finds_nothing_in_seconds(tmp_path: Path) -> None:

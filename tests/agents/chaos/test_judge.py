@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from agents.chaos import fuzzing
 from agents.chaos.hostile import MAKERS, ODD_VALUES, RARE, Message, dump, huge_message
-from agents.chaos.judge import Judge
+from agents.chaos.judge import SCHEMA, Judge
 from agents.chaos.strict_json import HUGE, Refused, Rules, parse
 from agents.chaos.verdicts import disagreement
 from streams.codec import (
@@ -176,3 +178,37 @@ def test_the_other_topics_messages_are_judged_alike(topic: str) -> None:
     assert not agree(b'{"x":"\xff",' + dump(seed)[1:])
     assert not agree(b'{"x":"\\ud800",' + dump(seed)[1:])
     assert not agree(b'{"x":' + b"[" * 64 + b"]" * 64 + b"," + dump(seed)[1:])
+
+
+def test_the_judge_s_schema_is_the_published_one() -> None:
+    """Where this fails: hold the change against docs/wire.md, then write the file anew."""
+    assert json.loads(SCHEMA.read_text("utf-8")) == schemas()["events"]
+
+
+def test_a_shop_s_own_kind_is_what_is_published_for_it() -> None:
+    published = schemas(["favourite"])["events"]
+    rules = Rules({"$defs": published["$defs"], "$ref": "#/$defs/Favourite"})
+    ours = Judge(["favourite"])._rules["favourite"]
+    good = {"type": "favourite", "user_id": "u", "ts": 5, "item_id": "i"}
+    for change in ({}, {"type": "click"}, {"item_id": ""}, {"position": 100_001}, {"price": -1},
+                   {"rating": 5}, {"rating": 5.5}, {"text": 7}, {"query": "q" * 513}):  # fmt: skip
+        verdicts = []
+        for one in (rules, ours):
+            try:
+                one.check(good | change)
+            except Refused:
+                verdicts.append(False)
+            else:
+                verdicts.append(True)
+        assert verdicts[0] == verdicts[1], change
+
+
+def test_the_oracle_imports_nothing_of_the_product() -> None:
+    code = (
+        "import sys, agents.chaos.oracle\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('streams', 'profiles', 'msgspec')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"

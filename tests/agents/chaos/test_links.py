@@ -27,7 +27,8 @@ async def run_share(name: str, folder: Path, share: float, minutes: float = 0.5)
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("name", "share"), [("links", 0.05), ("slow-store", 0.03), ("slow-scorer", 0.03), ("soak", 0.5)]
+    ("name", "share"),
+    [("links", 0.05), ("slow-store", 0.03), ("slow-scorer", 0.03), ("soak", 0.2)],
 )
 async def test_a_small_share_holds_what_the_whole_promises(
     name: str, share: float, tmp_path: Path

@@ -103,6 +103,13 @@ def test_only_what_passed_on_this_commit_in_this_size_is_finished() -> None:
     assert not results.is_finished(runs, "zombie", Plan(0, 1.0), "abc")
 
 
+def test_a_timed_run_beside_others_counts_only_where_that_is_said() -> None:
+    runs = [outcome(beside=True)]
+    assert not results.is_finished(runs, "kill", Plan(0, 1.0), "abc")
+    assert results.is_finished(runs, "kill", Plan(0, 1.0), "abc", beside=True)
+    assert "| 1 of 1, 1 of them beside other runs |" in table([scenario()], runs, "abc")
+
+
 def test_runs_of_changed_sources_never_count() -> None:
     for commit in ("abc+", "unknown"):
         runs = [outcome(commit=commit)]
