@@ -180,13 +180,13 @@ class EventCodec:
                         text = f"0 {len(user_id)} {user_id}{event_id}"
                         digest = xxh3_64_intdigest(text.encode()) or 1
             except DecodeError as error:
-                rejects.append(Reject(record, error.code, error.detail))
+                rejects.append(Reject.of(raw.partition, record, error.code, error.detail))
                 continue
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 try:
                     event, digest = self.decode(value, record.key, record.headers)
                 except DecodeError as error:
-                    rejects.append(Reject(record, error.code, error.detail))
+                    rejects.append(Reject.of(raw.partition, record, error.code, error.detail))
                     continue
             events.append(event)
             offsets.append(record.offset)
