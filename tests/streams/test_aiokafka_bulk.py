@@ -13,7 +13,7 @@ from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.aiokafka_bulk import in_bulk, teach
@@ -88,6 +88,7 @@ def told(messages: list[Any]) -> list[tuple[Any, ...]]:
     return [(m.offset, m.timestamp, m.key, m.value, tuple(m.headers)) for m in messages]
 
 
+@settings(deadline=None)
 @given(answers(), st.lists(st.sampled_from([None, 1, 2, 3, 50]), min_size=1, max_size=12))
 def test_both_ways_give_the_same_messages_at_the_same_positions(
     answer: tuple[bytes, list[tuple[int, int]], int], cuts: list[int | None]
