@@ -13,6 +13,7 @@ from streams.batch import NOT_BAD, EventBatch, Message, RawBatch
 from streams.codec import EventCodec
 from streams.dead_letters import FloodGuard
 from streams.errors import StreamsError
+from streams.event_columns import EventColumns
 
 LookBack = Callable[[int, int, int], AsyncIterator[list[Message]]]
 """(partition, next_offset, n_offsets) -> the messages before, in portions. Raises BrokerAway."""
@@ -46,7 +47,9 @@ class FloodWatch:
         self._look_back = look_back  # until the first bad message, then None
         self._guard = FloodGuard(rule.window, rule.share)
 
-    async def check(self, raw: RawBatch, batch: EventBatch, until_done: UntilDone) -> None:
+    async def check(
+        self, raw: RawBatch, batch: EventBatch | EventColumns, until_done: UntilDone
+    ) -> None:
         """Count one batch. Raises DeadLetterFlood, which names the first bad offset and the way on.
 
         until_done: for the look back, once, at the first bad message: rare, so that a healthy
@@ -78,7 +81,7 @@ class FloodWatch:
         self._guard = guard
 
 
-def places_of_bad(raw: RawBatch, batch: EventBatch) -> list[tuple[int, int]]:
+def places_of_bad(raw: RawBatch, batch: EventBatch | EventColumns) -> list[tuple[int, int]]:
     """Place in the batch and offset of each bad message."""
     bad = {reject.record.offset for reject in batch.rejects if reject.code not in NOT_BAD}
     if not bad:

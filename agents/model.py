@@ -27,6 +27,7 @@ from profiles.store import ProfileStore
 from profiles.store_items import Lineage, StoredSnapshot
 from profiles.view import ItemDelta, ItemView
 from profiles.warmup import warmup
+from streams import event_columns
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,11 @@ MOST_PATIENCE_S = 2.0
 """And at most, when the view is old. A commit of a store that answers takes milliseconds."""
 
 logger = structlog.get_logger(__name__)
+
+
+def _warm_up() -> None:
+    warmup()
+    event_columns.warmup()
 
 
 def pause_after(took_s: float) -> float:
@@ -167,7 +173,7 @@ class Model(Service):
 
     async def on_start(self) -> None:
         """Take the last snapshot; compile the kernel before the first event needs it."""
-        self._warming = asyncio.ensure_future(self.run(warmup))
+        self._warming = asyncio.ensure_future(self.run(_warm_up))
         await self.restore()
 
     async def on_stop(self) -> None:

@@ -14,8 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -33,14 +32,16 @@ from profiles.errors import DivergedError, ProfilesError, StoreAway
 from profiles.fold import FoldReport, fold_batch
 from profiles.interactions import MAX_KINDS, Kinds
 from profiles.items import ItemTable
+from profiles.packed import PackedRecords
 from profiles.seen import SeenRing
 from profiles.store import Acquired, CommitBatch, LogPosition, ProfileStore
 from profiles.store_checkpoint import with_last
 from profiles.table import ProfileTable
-from streams.batch import EventBatch, RawBatch, Reject
+from streams.batch import RawBatch, Reject
 from streams.codec import EventCodec, encode_change
 from streams.errors import BrokerAway
-from streams.events import ChangedUser, Event, ProfileChange
+from streams.event_columns import ColumnDecoder, EventColumns
+from streams.events import ChangedUser, ProfileChange
 from streams.trials import Trial
 
 logger = structlog.get_logger(__name__)
@@ -94,20 +95,12 @@ class Limits:
     accept_gap: bool = False
 
 
-class _News(NamedTuple):
-    """Events that were not folded before, with their messages' offsets and append times."""
-
-    events: list[Event]
-    offsets: list[int]
-    appended_ms: list[int]
-
-
 @dataclass(slots=True)
 class _Folded:
     """What the model thread hands back."""
 
     report: FoldReport
-    records: list[tuple[str, bytes]]
+    records: PackedRecords
     users: list[ChangedUser]
     kinds: NDArray[np.int64]  # (MAX_KINDS,) events by kind
     items: ItemTable  # that learned from them
@@ -157,7 +150,7 @@ class PartitionFold:
         self._log = log
         self._model = model
         self._store = store
-        self._codec = codec
+        self._decoder = ColumnDecoder(codec)
         self._translator = translator
         self._kinds = kinds
         self._announcer = announcer
@@ -193,26 +186,27 @@ class PartitionFold:
         self.read_to = raw.end
         with self._at_work():
             with our_fault(f"decoding [{raw.start}, {raw.end})"):
-                batch = self._codec.decode_batch(raw)
+                batch = self._decoder.decode(raw)
             await self._set_aside(raw, batch)
             await self.finish()  # the outbox holds one announcement: the one before must be out
             with our_fault(f"looking for repeats in [{batch.start}, {batch.end})"):
-                news = self._news(batch)
+                news = batch.only(
+                    self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
+                )
             if self._profiles.record_format != self._format.writes:
                 self._profiles = self._no_profiles()  # what is cached is in the store
-            if news.events:
-                await self._gather([event.user_id for event in news.events])
+            rows = await self._gather(news.user_ids)
             # Nothing in here waits for anything but the model thread and the commit: a snapshot
             # waits for it.
             async with self._model.stillness.folding():
                 try:
-                    folded = await self._fold(news) if news.events else None
+                    folded = await self._fold(news, rows) if len(news) else None
                     await self._commit(batch, raw, folded)
                 finally:
                     if self.pending:  # before anybody else may be still
                         self._model.tainted = True
                         self._model.stillness.away.discard(self.partition)
-        self._metrics.repeats.inc(len(batch.events) - len(news.events))
+        self._metrics.repeats.inc(len(batch) - len(news))
 
     async def skip(self, to: int) -> None:
         """Go on at `to`, without what the log no longer holds: a person has said so.
@@ -246,18 +240,6 @@ class PartitionFold:
     def _no_profiles(self) -> ProfileTable:
         return ProfileTable(self._model.config.shape, record_format=self._format.writes)
 
-    def _news(self, batch: EventBatch) -> _News:
-        """What of a batch was not folded before."""
-        keep = self._seen.filter(batch.offsets, batch.repeat_hashes, batch.start, batch.end)
-        if keep.all():
-            return _News(batch.events, batch.offsets, batch.appended_ms)
-        new = keep.tolist()
-        return _News(
-            list(compress(batch.events, new)),
-            list(compress(batch.offsets, new)),
-            list(compress(batch.appended_ms, new)),
-        )
-
     def stuck_s(self) -> float:
         """Seconds that the batch in work has taken, not counting one that waits for a neighbour."""
         if self._began is None or self.state != "running":
@@ -286,7 +268,7 @@ class PartitionFold:
         if self._announced is not None:
             self._announced.cancel()
 
-    async def _set_aside(self, raw: RawBatch, batch: EventBatch) -> None:
+    async def _set_aside(self, raw: RawBatch, batch: EventColumns) -> None:
         """Dead letters are acknowledged before the commit passes them."""
         if self._flood is not None:
             await self._flood.check(raw, batch, self._until_done)
@@ -298,15 +280,14 @@ class PartitionFold:
             self._metrics.dead_letters.labels(reject.code).inc()
         self.n_dead_letters += len(batch.rejects)
 
-    async def _fold(self, news: _News) -> _Folded:
-        """Translate and fold in the model thread; every user's record is in the cache."""
+    async def _fold(self, news: EventColumns, rows: NDArray[np.int32]) -> _Folded:
+        """Translate and fold in the model thread. rows: of the users, all of them in the cache."""
         model = self._model
-        events, offsets, appended = news.events, news.offsets, news.appended_ms
         self.pending = True
 
         def job() -> _Folded:
-            interactions = self._translator.translate(
-                self.partition, events, offsets, appended, self._profiles, model.items
+            interactions = self._translator.translate_columns(
+                news, self._decoder.types, rows, model.items
             )
             ranked: list[Trial] = []
             state = (self._profiles, model.items, interactions, model.config, self._watermark_ms)
@@ -314,31 +295,33 @@ class PartitionFold:
                 report = fold_batch(*state)
             else:
                 report, ranked = self._trials[0].fold(*state)
-            user_ids = self._profiles.user_ids(report.user_rows)
-            packed = self._profiles.pack(report.user_rows)
-            users = [
-                ChangedUser(user_id, offsets[last], events[last].ts, appended[last])
-                for user_id, last in zip(user_ids, report.last_index.tolist(), strict=True)
-            ]
+            records = self._profiles.packed(report.user_rows)
+            last = report.last_index
+            newest = (news.offsets[last], news.times_ms[last], news.appended_ms[last])
+            users = map(ChangedUser, records.user_ids, *(column.tolist() for column in newest))
             return _Folded(
                 report=report,
-                records=list(zip(user_ids, packed, strict=True)),
-                users=users,
+                records=records,
+                users=list(users),
                 kinds=np.bincount(interactions.kind, minlength=MAX_KINDS),
                 items=model.items,
                 trials=ranked,
             )
 
-        with our_fault(f"folding offsets {offsets[0]} to {offsets[-1]}"):
-            return await model.run(job, small=len(events) <= SMALL_BATCH)
+        with our_fault(f"folding offsets {news.offsets[0]} to {news.offsets[-1]}"):
+            return await model.run(job, small=len(news) <= SMALL_BATCH)
 
-    async def _gather(self, user_ids: list[str]) -> None:
-        """Bring every user's record into the cache; those nobody has seen start afresh."""
+    async def _gather(self, user_ids: list[str]) -> NDArray[np.int32]:
+        """Bring every user's record into the cache; those nobody has seen start afresh.
+
+        Returns int32 (B,): the row of each, good until the next call.
+        """
         if len(self._profiles) > self._limits.cache_profiles:
             self._profiles.evict_to(self._limits.cache_profiles * 3 // 4)
+        rows = self._profiles.known_rows(user_ids)
+        if rows is not None:
+            return rows
         missing = self._profiles.missing(user_ids)
-        if not missing:
-            return
         while True:
             try:
                 records = await self._store.read_many(self.partition, missing)
@@ -347,8 +330,9 @@ class PartitionFold:
                 await self._wait_for_store(away)
         self._format.check(missing, records)
         self._profiles.load(missing, records)
+        return self._profiles.rows(user_ids)
 
-    async def _commit(self, batch: EventBatch, raw: RawBatch, folded: _Folded | None) -> None:
+    async def _commit(self, batch: EventColumns, raw: RawBatch, folded: _Folded | None) -> None:
         messages = []
         watermark_ms = self._watermark_ms
         if folded is not None:
@@ -386,7 +370,7 @@ class PartitionFold:
         self._log = log
         self._watermark_ms = watermark_ms
         self._model.note_commit(self.partition, batch.end)
-        self._metrics.observe_commit(time.perf_counter() - began, len(batch.events))
+        self._metrics.observe_commit(time.perf_counter() - began, len(batch))
         if folded is not None:
             self._announce(messages)
             self._count(folded)

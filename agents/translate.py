@@ -7,7 +7,8 @@ table's only writer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from profiles.hashing import session_hash, token_hash
 from profiles.interactions import MAX_KINDS, NO_ITEM, Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.table import ProfileTable
+from streams.event_columns import EventColumns
 from streams.events import Event, ItemEvent, Review, Search
 
 GOOD_RATING = 3.0
@@ -36,7 +38,7 @@ class Translator:
         for kind in kinds.by_name.values():
             self._weights[kind.code] = kind.weight
             self._positive[kind.code] = kind.positive
-        self._code_of: dict[type[Event], int] = {}
+        self._types: list[type[Event]] = []  # met by `translate`
         self._n_tokens = n_tokens
 
     def translate(
@@ -53,66 +55,101 @@ class Translator:
         offsets, appended_ms: of the events' messages. A late or a future clock can't move
         anything: the event time is never after the append time.
         """
-        classes: list[type[Event]] = list(map(type, events))
-        seen = set(classes)
-        for new in seen - self._code_of.keys():
-            self._code_of[new] = self._kinds[str(new.__struct_config__.tag)].code
-        kind = np.array(list(map(self._code_of.__getitem__, classes)), np.uint8)
-        if Review in seen:
-            kind[[number for number, event in enumerate(events) if is_bad_review(event)]] = (
-                self._bad_review
-            )
-        item_row = np.full(len(events), NO_ITEM, np.int32)
-        item_hash = np.zeros(len(events), np.uint64)
-        if Search in seen:
-            at = [number for number, event in enumerate(events) if isinstance(event, ItemEvent)]
-            item_row[at] = items.intern([events[number].item_id for number in at])  # type: ignore[attr-defined]
-            item_hash[at] = items.hashes[item_row[at]]
-        elif events:
-            item_row = items.intern([event.item_id for event in events])  # type: ignore[attr-defined]
+        item_ids = [event.item_id if isinstance(event, ItemEvent) else "" for event in events]
+        columns = EventColumns(
+            partition,
+            start=0,
+            end=0,
+            user_ids=[event.user_id for event in events],
+            item_ids=item_ids,
+            tags=np.array([self._tag(type(event)) for event in events], np.uint8),
+            times_ms=np.array([event.ts for event in events], np.int64),
+            offsets=np.array(offsets, np.int64),
+            appended_ms=np.array(appended_ms, np.int64),
+            repeat_hashes=np.zeros(len(events), np.uint64),
+            sessions=np.zeros(len(events), np.uint32),
+            events=dict(enumerate(events)),
+            rejects=[],
+        )
+        rows = profiles.rows(columns.user_ids)
+        return self.translate_columns(columns, self._types, rows, items)
+
+    def _tag(self, of: type[Event]) -> int:
+        if of not in self._types:
+            self._types.append(of)
+        return self._types.index(of)
+
+    def translate_columns(
+        self,
+        columns: EventColumns,
+        types: Sequence[type[Event]],
+        user_rows: NDArray[np.int32],
+        items: ItemTable,
+    ) -> Interactions:
+        """The same of B events that are columns already.
+
+        types: what `columns.tags` name. user_rows: int32 (B,), of `columns.user_ids`.
+        """
+        kind = self._codes(types)[columns.tags]
+        session = columns.sessions
+        token_start, tokens = np.zeros(len(columns) + 1, np.int32), np.zeros(0, np.uint64)
+        searches: list[int] = []
+        if columns.events:
+            session = session.copy()
+            for at, event in columns.events.items():
+                session[at] = session_hash(event.session_id)  # type: ignore[attr-defined]
+                if is_bad_review(event):
+                    kind[at] = self._bad_review
+                elif isinstance(event, Search):
+                    searches.append(at)
+            token_start, tokens = self._queries(columns.events, kind)
+        if searches:
+            item_row = np.full(len(columns), NO_ITEM, np.int32)
+            item_hash = np.zeros(len(columns), np.uint64)
+            named = np.ones(len(columns), np.bool_)
+            named[searches] = False
+            item_row[named] = items.intern(list(compress(columns.item_ids, named.tolist())))
+            item_hash[named] = items.hashes[item_row[named]]
+        else:
+            item_row = items.intern(columns.item_ids)
             item_hash = items.hashes[item_row]
-        token_start, tokens = self._queries(events, kind)
         return Interactions(
-            partition=partition,
-            user_row=profiles.rows([event.user_id for event in events]),
+            partition=columns.partition,
+            user_row=user_rows,
             item_row=item_row,
             item_hash=item_hash,
             kind=kind,
             weight=self._weights[kind],
             positive=self._positive[kind],
-            time_ms=np.minimum(
-                np.array([event.ts for event in events], np.int64),
-                np.array(appended_ms, np.int64),
-            ),
-            offset=np.array(offsets, np.int64),
+            time_ms=np.minimum(columns.times_ms, columns.appended_ms),
+            offset=columns.offsets,
             token_start=token_start,
             tokens=tokens,
-            session=_sessions(events),
+            session=session,
         )
 
+    def _codes(self, types: Sequence[type[Event]]) -> NDArray[np.uint8]:
+        """The code of each type's kind."""
+        codes = [self._kinds[str(one.__struct_config__.tag)].code for one in types]
+        return np.array(codes, np.uint8)
+
     def _queries(
-        self, events: Sequence[Event], kind: NDArray[np.uint8]
+        self, events: Mapping[int, Event], kind: NDArray[np.uint8]
     ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
-        """Tokens of each query: a search's, and one that led to a positive event."""
-        token_start = np.zeros(len(events) + 1, np.int32)
-        queries: list[str | None] = [event.query for event in events]  # type: ignore[attr-defined]
+        """Tokens of each query: a search's, and one that led to a positive event.
+
+        events: by place in rising order, all that may have a query.
+        """
+        n_tokens = np.zeros(len(kind) + 1, np.int32)
         tokens: list[int] = []
-        if any(queries):
-            of_search = self._kinds["search"].code
-            speaks = (self._positive[kind] | (kind == of_search)).tolist()
-            for number, query in enumerate(queries):
-                if query and speaks[number]:
-                    tokens += query_tokens(query, self._n_tokens)
-                token_start[number + 1] = len(tokens)
-        return token_start, np.array(tokens, np.uint64)
-
-
-def _sessions(events: Sequence[Event]) -> NDArray[np.uint32]:
-    """The hash of each event's session id, 0 without one."""
-    ids: list[str | None] = [event.session_id for event in events]  # type: ignore[attr-defined]
-    if not any(ids):
-        return np.zeros(len(ids), np.uint32)
-    return np.fromiter(map(session_hash, ids), np.uint32, len(ids))
+        of_search = self._kinds["search"].code
+        for at, event in events.items():
+            query: str | None = event.query  # type: ignore[attr-defined]
+            if query and (kind[at] == of_search or self._positive[kind[at]]):
+                before = len(tokens)
+                tokens += query_tokens(query, self._n_tokens)
+                n_tokens[at + 1] = len(tokens) - before
+        return np.cumsum(n_tokens, dtype=np.int32), np.array(tokens, np.uint64)
 
 
 def is_bad_review(event: Event) -> bool:

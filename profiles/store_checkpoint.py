@@ -20,6 +20,7 @@ from enum import Enum
 import msgspec
 
 from profiles.errors import Fenced, ProfilesError, RecordCorrupt, StoreMismatch, StoreWentBack
+from profiles.packed import PackedRecords
 
 Gap = tuple[int, int]
 """Offsets [from, to) that the log does not hold."""
@@ -99,7 +100,7 @@ class CommitBatch:
 
     start: int
     end: int
-    records: Sequence[tuple[str, bytes]]
+    records: Sequence[tuple[str, bytes]] | PackedRecords
     seen: Sequence[tuple[int, bytes]]
     outbox: Sequence[bytes]
     watermark_ms: int

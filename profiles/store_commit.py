@@ -24,6 +24,7 @@ from profiles.errors import (
     StoreFull,
     StoreMismatch,
 )
+from profiles.packed import PackedRecords
 from profiles.store_checkpoint import (
     Acquired,
     Claim,
@@ -211,8 +212,10 @@ class Fence:
     def _pack(self, batch: CommitBatch) -> list[bytes]:
         keys, partition = self._keys, self._partition
         body = []
-        if batch.records:
-            head = keys.record_head[partition]
+        head = keys.record_head[partition]
+        if isinstance(batch.records, PackedRecords) and len(batch.records):
+            body.append(batch.records.mset(head))
+        elif batch.records:
             flat: list[bytes] = [b"MSET"]
             for user_id, record in batch.records:
                 flat.append(head + user_id.encode())

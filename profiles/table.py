@@ -8,12 +8,12 @@ dropped here, for a cached row must never be ahead of its record.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.half import LARGEST_HALF
+from profiles.packed import PackedRecords
 from profiles.profile import Profile, ProfileColumns
 from profiles.record import check_format, refusal
 from profiles.record_batch import most_record_bytes, pack, unpack
@@ -104,7 +104,15 @@ class ProfileTable:
 
     def rows(self, user_ids: Sequence[str]) -> NDArray[np.int32]:
         """int32 (B,): the row of each user. Raises KeyError for one who is not here."""
-        rows = np.fromiter(map(self._row_of.__getitem__, user_ids), np.int32, len(user_ids))
+        return self._used(list(map(self._row_of.__getitem__, user_ids)))
+
+    def known_rows(self, user_ids: Sequence[str]) -> NDArray[np.int32] | None:
+        """The same; None when somebody is not here."""
+        found = list(map(self._row_of.get, user_ids))
+        return None if None in found else self._used(found)
+
+    def _used(self, found: list[int] | list[int | None]) -> NDArray[np.int32]:
+        rows = np.array(found, np.int32)
         self._tick += 1
         self._used_at[rows] = self._tick
         return rows
@@ -119,11 +127,14 @@ class ProfileTable:
 
     def pack(self, rows: NDArray[np.int32]) -> list[bytes]:
         """The records of rows, in their order, in the table's format."""
+        return [record for _, record in self.packed(rows)]
+
+    def packed(self, rows: NDArray[np.int32]) -> PackedRecords:
+        """The same as one buffer, with the rows' users."""
         ends = np.empty(len(rows) + 1, np.int64)
         out = np.empty(len(rows) * most_record_bytes(self.shape), np.uint8)
         pack(rows, self.columns, self.record_format, out, ends)
-        data = out[: ends[-1]].tobytes()
-        return [data[start:end] for start, end in pairwise(ends.tolist())]
+        return PackedRecords(self.user_ids(rows), out[: ends[-1]], ends)
 
     def profile(self, user_id: str) -> Profile:
         """One profile, for people and tests. Raises KeyError."""

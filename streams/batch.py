@@ -18,16 +18,12 @@ NOT_BAD = frozenset({"unknown_type", "not_supported_yet"})
 and not built yet. They are set aside like the rest, and never stop a partition."""
 
 
-class Message(Protocol):
-    """Raw bytes from Kafka: the part of aiokafka's ``ConsumerRecord`` that we lean on.
+class BatchMessage(Protocol):
+    """Raw bytes from Kafka, of a partition that the batch names.
 
     timestamp: ms since 1970, the append time under LogAppendTime.
     """
 
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
     @property
     def offset(self) -> int: ...
     @property
@@ -40,12 +36,40 @@ class Message(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
+class Message(BatchMessage, Protocol):
+    """The same with its place: the part of aiokafka's ``ConsumerRecord`` that we lean on."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+
+
+class RefusedMessage(NamedTuple):
+    """What a dead letter is made of."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
 class Reject(NamedTuple):
     """A message that is not folded. code: see `streams.codec`; detail: one sentence."""
 
-    record: Message
+    record: RefusedMessage | Message
     code: str
     detail: str
+
+    @classmethod
+    def of(cls, partition: int, record: BatchMessage, code: str, detail: str) -> Reject:
+        """The refusal of a message of a batch of this partition."""
+        refused = RefusedMessage(
+            partition, record.offset, record.timestamp, record.key, record.value, record.headers
+        )
+        return cls(refused, code, detail)
 
 
 @dataclass(slots=True)
@@ -55,7 +79,7 @@ class RawBatch:
     partition: int
     start: int
     end: int
-    records: list[Message]
+    records: Sequence[BatchMessage]
 
     def __len__(self) -> int:
         return len(self.records)

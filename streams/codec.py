@@ -98,6 +98,7 @@ class EventCodec:
     """Decodes the events topic.
 
     extra_kinds: a shop's own kinds of interaction. max_bytes: longer values are refused.
+    types: the classes of what `decode` gives.
     One codec serves any number of partitions; it keeps no state between messages.
     """
 
@@ -112,8 +113,9 @@ class EventCodec:
             functools.reduce(operator.or_, CONTROLS)
         )
         self._control_types = {struct.__struct_config__.tag for struct in CONTROLS}
+        self.types: tuple[type[Event], ...] = tuple(folded)
         self._folded_types = {struct.__struct_config__.tag for struct in folded}
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
 
     def decode(self, value: bytes | None, key: bytes | None, headers: Headers) -> DecodedEvent:
         """One message as an event. Raises DecodeError with a reason code, and nothing else."""
@@ -125,8 +127,8 @@ class EventCodec:
     def _decode(self, value: bytes | None, key: bytes | None, headers: Headers) -> DecodedEvent:
         if not value:
             raise DecodeError("empty_value", "an event has a JSON object as its value")
-        if len(value) > self._max_bytes:
-            raise DecodeError("too_large", f"{len(value)} bytes, at most {self._max_bytes}")
+        if len(value) > self.max_bytes:
+            raise DecodeError("too_large", f"{len(value)} bytes, at most {self.max_bytes}")
         source = ""
         try:
             if headers:
@@ -156,7 +158,7 @@ class EventCodec:
         batch = EventBatch(raw.partition, raw.start, raw.end)
         events, offsets, appended = batch.events, batch.offsets, batch.appended_ms
         hashes, rejects = batch.repeat_hashes, batch.rejects
-        decode, max_bytes = self._decoder.decode, self._max_bytes
+        decode, max_bytes = self._decoder.decode, self.max_bytes
         for record in raw.records:
             value = record.value
             try:
@@ -180,13 +182,13 @@ class EventCodec:
                         text = f"0 {len(user_id)} {user_id}{event_id}"
                         digest = xxh3_64_intdigest(text.encode()) or 1
             except DecodeError as error:
-                rejects.append(Reject(record, error.code, error.detail))
+                rejects.append(Reject.of(raw.partition, record, error.code, error.detail))
                 continue
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 try:
                     event, digest = self.decode(value, record.key, record.headers)
                 except DecodeError as error:
-                    rejects.append(Reject(record, error.code, error.detail))
+                    rejects.append(Reject.of(raw.partition, record, error.code, error.detail))
                     continue
             events.append(event)
             offsets.append(record.offset)

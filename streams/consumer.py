@@ -18,6 +18,7 @@ from typing import Final
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from streams.aiokafka_bulk import in_bulk
 from streams.errors import BrokerAway, PartitionRevoked, StreamsError
 from streams.partition_buffers import State
 from streams.reader import (
@@ -112,6 +113,7 @@ class BatchConsumer(PartitionReader):
             config.client_id,
             config.answer_s,
             group_id=config.group,
+            value_deserializer=in_bulk,
             group_instance_id=config.instance_id,
             session_timeout_ms=config.session_timeout_ms,
             heartbeat_interval_ms=config.heartbeat_interval_ms,

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from enum import Enum
 
-from streams.batch import Message, RawBatch
+from streams.batch import BatchMessage, RawBatch
 
 RECORD_OVERHEAD_BYTES = 400
 """What a message costs in memory beside its own bytes (object, key, numbers): bounds a partition
@@ -51,7 +51,7 @@ class PartitionBuffer:
         self.max_bytes = max_bytes
         self.start = 0
         self.end = 0
-        self.records: list[Message] = []
+        self.records: list[BatchMessage] = []
         self.n_bytes = 0
         self.state = State.WAITING
         self.changed = asyncio.Event()
@@ -63,7 +63,7 @@ class PartitionBuffer:
         self.n_bytes = 0
         self.state = State.READING
 
-    def append(self, records: Sequence[Message], end: int) -> bool:
+    def append(self, records: Sequence[BatchMessage], end: int) -> bool:
         """Messages up to the position ``end``, read in the same step; never refuses.
 
         Returns whether the buffer is full now.
@@ -111,7 +111,7 @@ class PartitionBuffer:
         self.changed.set()
 
 
-def _n_bytes(records: Sequence[Message]) -> int:
+def _n_bytes(records: Sequence[BatchMessage]) -> int:
     total = RECORD_OVERHEAD_BYTES * len(records)
     for record in records:
         if record.value is not None:

@@ -27,6 +27,7 @@ from aiokafka.errors import (
     UnsupportedCodecError,
 )
 
+from streams.aiokafka_bulk import teach
 from streams.aiokafka_mends import mend
 from streams.batch import RawBatch
 from streams.errors import BrokerAway, OffsetGap, PartitionRevoked, StreamsError
@@ -100,6 +101,7 @@ def kafka_consumer(
 async def start_client(client: Any, bootstrap: str) -> None:
     """Start an aiokafka client, or close it and raise BrokerAway."""
     mend()
+    teach()
     try:
         await client.start()
     except (KafkaError, OSError) as error:

@@ -19,12 +19,14 @@ def register(app: typer.Typer) -> None:
         A minute or two after an installation or an upgrade, about a second when it was done before.
         """
         from profiles.warmup import warmup
+        from streams import event_columns
 
         output = Output(as_json)
         began = time.monotonic()
         with output.progress(counted=False) as progress:
             progress.add_task("compiling")
             warmup()
+            event_columns.warmup()
         took_s = round(time.monotonic() - began, 1)
         output.result({"took_s": took_s})
         output.say(f"compiled and kept, {took_s:.0f} s")

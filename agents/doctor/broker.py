@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from aiokafka.partitioner import murmur2
 
@@ -143,7 +144,7 @@ async def newest(bootstrap: str, topic: str, n: int) -> list[Message]:
             while at < ends[partition]:
                 batch = await reader.next_batch(partition, n)
                 at = batch.end
-                found += batch.records
+                found += cast("Sequence[Message]", batch.records)
         return found
     finally:
         await reader.stop()

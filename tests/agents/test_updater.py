@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -10,8 +11,10 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from agents.settings import Settings
 from agents.store_access import store_of
+from profiles.interactions import Interactions
 from profiles.store_link import pack
 from streams.errors import OffsetGap
+from streams.event_columns import EventColumns
 from streams.partitioner import partition_of
 from streams.topics import TopicSet
 from tests.builders import (
@@ -105,15 +108,15 @@ async def test_a_fault_in_the_fold_stops_its_partition_and_leaves_nothing_behind
         assert updater is not None
         assert model is not None
         translator = updater._parts.translator
-        translate = translator.translate
+        translate = translator.translate_columns
 
-        def faulty(partition: int, events: object, *more: object) -> object:
-            columns = translate(partition, events, *more)  # type: ignore[arg-type]
-            if partition == 1:
+        def faulty(columns: EventColumns, *more: Any) -> Interactions:
+            interactions = translate(columns, *more)
+            if columns.partition == 1:
                 raise IndexError("a bug of ours")
-            return columns
+            return interactions
 
-        monkeypatch.setattr(translator, "translate", faulty)
+        monkeypatch.setattr(translator, "translate_columns", faulty)
         await put_events(settings, [click(user, f"only {user}") for user in [poison, *others]])
         await until(lambda: set(updater.faults) == {1}, "partition 1 has stopped")
 
