@@ -57,6 +57,9 @@ TAKEN_OVER_S = 30.0
 """So long the victim's partitions are waited for, to see what was counted; that it is in time is
 another check."""
 
+SETTLE_S = 10.0
+"""So long it is waited for until the workers name all partitions as held, each once."""
+
 COUNTED_S = 0.5
 """From the acquisition of the last partition until no more of it can be counted."""
 
@@ -187,9 +190,22 @@ class Learning:
 
     async def before(self, victim: WorkerProcess, workers: Sequence[WorkerProcess]) -> None:
         """Right before a kill: who has which partition, and what the others have counted."""
-        held = {worker: await partitions_of(worker) for worker in workers}
-        settled = sorted(p for has in held.values() for p in has)
-        self._victims = held[victim] if settled == list(range(self._settings.partitions)) else None
+        everything = list(range(self._settings.partitions))
+        held = {worker: frozenset[int]() for worker in workers}
+
+        async def settled() -> bool:
+            for worker in workers:
+                held[worker] = await partitions_of(worker)
+            return sorted(p for has in held.values() for p in has) == everything
+
+        if len(workers) == 1:
+            self._victims = frozenset(everything)
+        else:
+            try:
+                await until(settled, "all partitions are held", SETTLE_S)
+                self._victims = held[victim]
+            except NotWithin:
+                self._victims = None
         others = [worker for worker in workers if worker is not victim]
         self._others = len(others)
         self._counted = sum([await worker.metric(LOST) for worker in others])
