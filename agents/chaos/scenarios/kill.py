@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 import time
@@ -14,7 +15,7 @@ from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import messages_of, verify
 from agents.chaos.watcher import Watcher
-from agents.chaos.worker_process import WorkerProcess
+from agents.chaos.worker_process import NotWithin, WorkerProcess, until
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.store_items import Lineage, StoredSnapshot
@@ -52,6 +53,16 @@ SNAPSHOT_S = 2.0
 SNAPSHOT_TOOK_S = 1.0
 """The least that the snapshot under way at a kill is granted: one pause of a busy machine."""
 
+TAKEN_OVER_S = 30.0
+"""So long the victim's partitions are waited for, to see what was counted; that it is in time is
+another check."""
+
+SETTLE_S = 10.0
+"""So long it is waited for until the workers name all partitions as held, each once."""
+
+COUNTED_S = 0.5
+"""From the acquisition of the last partition until no more of it can be counted."""
+
 TOLD_S = 60.0
 """So far back item deltas are read: many times the age of any snapshot."""
 
@@ -85,7 +96,6 @@ async def _kill(bed: Bed, draw: random.Random, report: Report, plan: Plan, n_wor
             await _time_of_the_last(kills)
             for worker in workers:
                 await worker.ready()  # else there is nobody who could take over
-            await learning.compare(workers)
             victim = draw.choice(workers)
             back_at_once = n_workers == 1 or draw.random() < 0.5
             report.step(f"kill {number + 1} of {n_kills}: {victim.name}")
@@ -100,12 +110,12 @@ async def _kill(bed: Bed, draw: random.Random, report: Report, plan: Plan, n_wor
             if not back_at_once:
                 await asyncio.sleep(SESSION_MS / 1_000 + draw.random())
             await victim.start()
+            await learning.compare(watcher, workers)
         await load.reached(n_events)
         await _time_of_the_last(kills)
         ended = time.monotonic()
         await load.stop()
         await verify(bed, report, watcher)
-        await learning.compare(workers)
     report.figure("kills", len(kills))
     check_back(report, kills, watcher, began, ended)
     learning.report()
@@ -169,6 +179,7 @@ class Learning:
         self._others = 0  # workers that run on
         self._counted = 0.0
         self._expected: int | None = None  # of the last kill; None: nothing to compare
+        self._epochs: dict[int, int] = {}  # of its partitions, as it left them
         self._unsaid = 0  # events that a worker which runs on may count besides
         self._ages: list[float] = []
         self._took_s = 0.0
@@ -179,9 +190,22 @@ class Learning:
 
     async def before(self, victim: WorkerProcess, workers: Sequence[WorkerProcess]) -> None:
         """Right before a kill: who has which partition, and what the others have counted."""
-        held = {worker: await partitions_of(worker) for worker in workers}
-        settled = sorted(p for has in held.values() for p in has)
-        self._victims = held[victim] if settled == list(range(self._settings.partitions)) else None
+        everything = list(range(self._settings.partitions))
+        held = {worker: frozenset[int]() for worker in workers}
+
+        async def settled() -> bool:
+            for worker in workers:
+                held[worker] = await partitions_of(worker)
+            return sorted(p for has in held.values() for p in has) == everything
+
+        if len(workers) == 1:
+            self._victims = frozenset(everything)
+        else:
+            try:
+                await until(settled, "all partitions are held", SETTLE_S)
+                self._victims = held[victim]
+            except NotWithin:
+                self._victims = None
         others = [worker for worker in workers if worker is not victim]
         self._others = len(others)
         self._counted = sum([await worker.metric(LOST) for worker in others])
@@ -197,6 +221,7 @@ class Learning:
         self._expected = None
         if self._victims is None:
             return
+        self._epochs = epochs = dict[int, int]()
         expected, unsaid, age = 0, 0, 0.0
         for partition in self._victims:
             position, at = watcher.position(partition), told.get(partition, 0)
@@ -206,18 +231,33 @@ class Learning:
             at = max(at, self._stood.get(partition, 0))
             self._lost += max(0, position - at)
             steps = watcher.steps[partition]
+            epochs[partition] = steps[-1].epoch
             beyond = next((step.at_s for step in steps if step.next_offset > at), now)
             age = max(age, now - beyond)
             self._stood[partition] = position
         self._expected, self._unsaid = expected, unsaid
         self._ages.append(age)
 
-    async def compare(self, workers: Sequence[WorkerProcess]) -> None:
+    async def compare(self, watcher: Watcher, workers: Sequence[WorkerProcess]) -> None:
         """Once others, or it itself, have taken over: they have counted just that."""
-        if self._expected is None:
+        if self._expected is None or self._victims is None:
             return
-        counted = sum([await worker.metric(LOST) for worker in workers]) - self._counted
-        relearned = sum([await worker.metric(RELEARNED) for worker in workers])
+        counted = relearned = 0.0
+
+        async def taken_over() -> bool:
+            """And counted, a moment after the acquisition."""
+            nonlocal counted, relearned
+            if any(watcher.steps[p][-1].epoch <= epoch for p, epoch in self._epochs.items()):
+                return False
+            now = sum([await worker.metric(LOST) for worker in workers]) - self._counted
+            counted = max(counted, now)  # a worker that gives no answer seems to have counted none
+            relearned = max(relearned, sum([await worker.metric(RELEARNED) for worker in workers]))
+            return counted >= (self._expected or 0)
+
+        with contextlib.suppress(NotWithin):
+            await until(taken_over, "the victim's partitions are taken over", TAKEN_OVER_S)
+            await asyncio.sleep(COUNTED_S)
+            await taken_over()
         self._n_compared += 1
         most = self._expected + self._unsaid
         self._report.check(

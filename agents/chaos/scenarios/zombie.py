@@ -125,8 +125,8 @@ SCENARIOS = (
         "zombie",
         "a worker stopped for three session time-outs, in WATCH..EXEC, in the assign callback, or "
         "anywhere, then continued",
-        "its commit is refused, nothing stale is written, no next_offset falls, it rejoins or "
-        "exits within 15 s",
+        "its commit is refused where one was due, none of an old claim is applied, nothing stale "
+        "is written, no next_offset falls, it rejoins or exits within 15 s",
         0.8,
         zombie,
         default_runs=50,
