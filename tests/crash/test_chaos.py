@@ -2,7 +2,8 @@
 
 Each is the smallest that still strikes. Not here: links, slow neighbours and the soak
 (tests/agents/chaos/test_links.py), hostile input (test_hostile_scenarios.py), between-steps, which
-has a test of its own in one process, and kill-16, which is kill on more partitions.
+has a test of its own in one process, kill-of-two (test_several_workers.py), and kill-16, which is
+kill on more partitions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ SHARES = {
     "rescale": 0.02,
     "zombie": 1.0,
     "kill": 0.02,
-    "kill-of-two": 0.02,
     "upgrade": 0.02,
     "clock-jump": 0.05,
     "store-kill": 0.1,
