@@ -1,4 +1,4 @@
-"""Store and broker killed, restarted, set back and away under load; a partition taken mid-batch."""
+"""Store and broker away or set back under load; a partition taken mid-batch."""
 
 from __future__ import annotations
 
