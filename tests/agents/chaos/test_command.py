@@ -14,8 +14,9 @@ from agents import __main__ as program
 from agents.chaos import catalogue, guarantees, results
 from agents.chaos.bed import Bed
 from agents.chaos.room import Room
-from agents.chaos.scenario import Plan, Report, Scenario
+from agents.chaos.scenario import Outcome, Plan, Report, Scenario
 from agents.cli import chaos as command
+from tests.agents.chaos.test_results import outcome
 
 
 async def check_the_seed(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
@@ -59,6 +60,11 @@ def test_a_timed_run_is_alone_unless_it_is_said_otherwise(
 ) -> None:
     timed = (Scenario("even", "t", "p", 0.1, check_the_seed),)
     monkeypatch.setattr(catalogue, "SCENARIOS", timed)
+
+    async def run_one(order: command.Order, commit: str, *_: object, keep: bool) -> Outcome:
+        return outcome("even", order.plan.seed, commit=commit)
+
+    monkeypatch.setattr(command, "_run_one", run_one)
     asked = []
 
     @asynccontextmanager
