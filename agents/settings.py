@@ -88,7 +88,7 @@ class Settings(BaseSettings):
 
     # What the worker does
     agents: tuple[Role, ...] = Field(ROLES, description="which agents run in this process")
-    max_batch_events: int = Field(4_000, ge=1, le=100_000, description="events in one commit")
+    max_batch_events: int = Field(8_000, ge=1, le=100_000, description="events in one commit")
     buffer_events: int = Field(20_000, ge=100, description="read ahead, per partition")
     cache_users: int = Field(200_000, ge=1_000, description="profiles kept in memory, a worker")
     store_timeout_s: float = Field(2.0, gt=0, le=60)

@@ -30,7 +30,7 @@ BUFFER_BYTES = 8 * 1024 * 1024
 SLOW_S = 60.0
 
 MEMORY_BYTES = 64 * 1024 * 1024
-"""What a worker under pressure may take beside its buffers: batches of 4,000 events in work on each
+"""What a worker under pressure may take beside its buffers: batches of 8,000 events in work on each
 partition, their records packed and unpacked, and what the allocator does not give back. Measured:
 24 and 35 MB, buffers included. Batches that wait for the garbage collector, because an exception
 holds their frames, would take 150 MB more."""

@@ -52,7 +52,7 @@ REST_S = 120.0
 
 CALIBRATION_EVENTS = 100_000
 
-BATCH_EVENTS = 4_000
+BATCH_EVENTS = 8_000
 
 CACHE_USERS = 20_000
 """Of the worker: full within the warm-up, so that the run is about a cache that forgets."""
