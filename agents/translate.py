@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.hashing import session_hash, token_hash
+from profiles.hashing import session_hash, token_hash, user_hash
 from profiles.interactions import MAX_KINDS, NO_ITEM, Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.table import ProfileTable
@@ -58,7 +58,9 @@ class Translator:
         for new in seen - self._code_of.keys():
             self._code_of[new] = self._kinds[str(new.__struct_config__.tag)].code
         kind = np.array(list(map(self._code_of.__getitem__, classes)), np.uint8)
+        rating = rater = None
         if Review in seen:
+            rating, rater = _ratings(events)
             kind[[number for number, event in enumerate(events) if is_bad_review(event)]] = (
                 self._bad_review
             )
@@ -88,6 +90,8 @@ class Translator:
             token_start=token_start,
             tokens=tokens,
             session=_sessions(events),
+            rating=rating,
+            rater=rater,
         )
 
     def _queries(
@@ -105,6 +109,15 @@ class Translator:
                     tokens += query_tokens(query, self._n_tokens)
                 token_start[number + 1] = len(tokens)
         return token_start, np.array(tokens, np.uint64)
+
+
+def _ratings(events: Sequence[Event]) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """Stars of each review that has some, and the hash of its user."""
+    rating, rater = np.full(len(events), np.nan, np.float32), np.zeros(len(events), np.uint64)
+    for number, event in enumerate(events):
+        if isinstance(event, Review) and event.rating is not None:
+            rating[number], rater[number] = event.rating, user_hash(event.user_id)
+    return rating, rater
 
 
 def _sessions(events: Sequence[Event]) -> NDArray[np.uint32]:

@@ -74,6 +74,7 @@ from profiles.model import Model
 from profiles.model_delta import take_model_delta
 from profiles.negatives import start_vectors
 from profiles.queries import N_SWEEPS, QueryTable
+from profiles.ratings import new_ratings, put_ratings, ratings_arrays
 from profiles.rebase import take_groups, take_lists, take_numbers, take_queries
 from profiles.scratch import Scratch, scratch_for
 from profiles.shape import FoldConfig, ModelShape
@@ -111,6 +112,7 @@ class ItemTable:
         self.tokens = TokenTable(shape.n_factors)
         self.queries = QueryTable(shape.n_factors)
         self.blend = new_blend()
+        self.ratings = new_ratings()
         self._scratch: tuple[tuple[int, ...], Scratch] | None = None
         self.journal: Learned = journal_for(0, shape.n_tokens)
         self.sharing: Sharing | None = None
@@ -144,6 +146,7 @@ class ItemTable:
             tokens=self.tokens.columns,
             queries=self.queries.columns,
             blend=self.blend,
+            ratings=self.ratings,
         )
 
     def scratch(self, config: FoldConfig) -> Scratch:
@@ -377,7 +380,7 @@ class ItemTable:
         """Another snapshot is what is public now; what of ours is pending stays on top of it.
 
         other: its table, given up. What is no sum is that table's, and our positives that wait to
-        be told are counted on it once more. The blend stays our own.
+        be told are counted on it once more. The blend and the raters stay our own.
         """
         assert self.sharing is not None
         assert self.tokens.sharing is not None
@@ -496,6 +499,7 @@ class ItemTable:
             n_queries=len(self.queries),
             n_list=self.lists.rows.shape[1],
             once={name: column.tobytes() for name, column in self._once.items()},
+            ratings=ratings_arrays(self.ratings),
         )
         return ItemSnapshot(
             header=msgspec.msgpack.encode(header),
@@ -644,6 +648,7 @@ class ItemTable:
             for name in head.once:
                 column = self._once[name]
                 column[...] = np.frombuffer(head.once[name], column.dtype).reshape(column.shape)
+            put_ratings(self.ratings, head.ratings)
         except (KeyError, ValueError) as error:
             raise SnapshotBroken(f"the item snapshot's header: {error}") from error
         for table in (self.groups, self.tokens, self.queries):
