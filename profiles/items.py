@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from profiles.blend import new_blend
 from profiles.errors import SnapshotBroken
 from profiles.facets import MOST_TOKENS, N_FACETS, NOTHING, Description
+from profiles.gate import seldom_used
 from profiles.groups import GroupTable
 from profiles.hashing import HashIndex, item_hash
 from profiles.item_columns import (
@@ -171,8 +172,9 @@ class ItemTable:
 
         An entry makes its item rankable, with a row if nobody has had it yet; one that is deleted
         takes it out of all lists, also when somebody has had it or will. Groups and tokens
-        get rows while there are any (`groups`, `tokens` say how many); an item keeps those that
-        have one. A row that never learned starts anew, nearer to what its tokens say.
+        get rows while there are any (`groups`, `tokens` say how many), then those that many items
+        have (`gate`); an item keeps those that have one. A row that never learned starts anew,
+        nearer to what its tokens say.
         """
         first = len(self.ids)
         named = [item_id for item_id, entry in said.items() if entry or item_id in self._row_of]
@@ -181,12 +183,11 @@ class ItemTable:
         entries = [said[item_id] or NOTHING for item_id in named]
         columns = self.columns
         hashes = np.array([entry.groups for entry in entries], np.uint64).reshape(-1, N_FACETS)
-        for facet in range(N_FACETS):
-            columns.facets[rows, facet] = self.groups.intern(hashes[:, facet].copy(), facet)
+        self._tell_groups(rows, hashes)
         words = np.zeros((len(rows), MOST_TOKENS), np.uint64)
         for number, entry in enumerate(entries):
             words[number, : len(entry.tokens)] = entry.tokens
-        text = self.tokens.intern(words.ravel()).reshape(words.shape)
+        text = self._token_rows(rows, words)
         known_first = np.argsort(text == UNKNOWN, axis=1, kind="stable")
         columns.text[rows] = np.take_along_axis(text, known_first, axis=1)
         new = rows[(columns.sums[rows] == 0) & (columns.n_positive[rows] == 0)]
@@ -197,6 +198,60 @@ class ItemTable:
         columns.entry[rows] = np.where(listed, HAS_ENTRY, LOST_ENTRY)
         self._make_rankable(rows[listed])
         self._make_unrankable(rows[~listed])
+        mark_others(self.columns.changed, rows)
+
+    def _token_rows(self, rows: NDArray[np.int32], words: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Rows of the tokens (N, T) that items in `rows` have; some others may lose theirs."""
+        tokens, flat = self.tokens, words.ravel()
+        found = tokens.intern(flat)
+        unknown = np.flatnonzero((found < 0) & (flat != 0))
+        if len(unknown):
+            owners = self.hashes[rows].repeat(words.shape[1])
+            often = tokens.gate.often(flat[unknown], owners[unknown])
+            if len(often) > tokens.n_free:
+                named, n = self.columns.text[: len(self)], len(tokens)
+                taken = _named_in(found, n)
+                sums, most = tokens.columns.sums[:n], tokens.most_at_once
+                given_up = seldom_used(named, n, taken, sums, most)
+                self._forget(named, given_up, n)
+                tokens.give_up(given_up)
+            tokens.intern(often, freed=True)
+            found = tokens.rows_of(flat)
+        return found.reshape(words.shape)
+
+    def _tell_groups(self, rows: NDArray[np.int32], hashes: NDArray[np.uint64]) -> None:
+        """The same of groups, (N, N_FACETS), written down."""
+        groups, columns = self.groups, self.columns
+        found = np.full(hashes.shape, UNKNOWN, np.int32)
+        for facet in range(N_FACETS):
+            found[:, facet] = groups.intern(hashes[:, facet].copy(), facet)
+        for facet in range(N_FACETS):
+            of_facet = hashes[:, facet].copy()
+            unknown = np.flatnonzero((found[:, facet] < 0) & (of_facet != 0))
+            if not len(unknown):
+                continue
+            often = groups.gate.often(of_facet[unknown], self.hashes[rows[unknown]])
+            if len(often) > groups.n_free:
+                named, n = columns.facets[: len(self)], len(groups)
+                taken, counts = _named_in(found.ravel(), n), groups.columns.counts[:n]
+                given_up = seldom_used(named, n, taken, counts, groups.most_at_once)
+                self._forget(named, given_up, n)
+                groups.give_up(given_up)
+            groups.intern(often, facet, freed=True)
+            found[:, facet] = groups.rows_of(of_facet)
+        columns.facets[rows] = found
+
+    def _forget(self, named: NDArray[np.int32], given_up: NDArray[np.int64], n_rows: int) -> None:
+        """No item names these rows of tokens or groups any more; tokens move up."""
+        dead = np.zeros(n_rows + 1, np.bool_)
+        dead[given_up] = True
+        hit = dead[named]
+        rows = np.flatnonzero(hit.any(axis=1)).astype(np.int32)
+        left = np.where(hit[rows], UNKNOWN, named[rows])
+        if named.shape[1] == MOST_TOKENS:
+            known_first = np.argsort(left == UNKNOWN, axis=1, kind="stable")
+            left = np.take_along_axis(left, known_first, axis=1)
+        named[rows] = left
         mark_others(self.columns.changed, rows)
 
     def describe_as(self, other: ItemTable) -> None:
@@ -339,7 +394,7 @@ class ItemTable:
 
     def add_token_changes(self, changes: RowChanges) -> int:
         """The same of tokens, which get a row here if nothing was described by them yet."""
-        found = self.tokens.intern(changes.hashes)
+        found = self.tokens.intern(changes.hashes, freed=True)
         places = np.flatnonzero(found >= 0)
         rows = found[places]
         columns = self.tokens.columns
@@ -392,7 +447,7 @@ class ItemTable:
         columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
         lacking = np.setdiff1d(np.arange(len(self.ids), dtype=np.int32), rows)
         self.sharing.rebase(rows, other.columns, self, self._start_vectors(lacking))
-        tokens = self.tokens.intern(other.tokens.hashes[: len(other.tokens)])
+        tokens = self.tokens.intern(other.tokens.hashes[: len(other.tokens)], freed=True)
         lacking = np.setdiff1d(np.arange(len(self.tokens), dtype=np.int32), tokens)
         start = self.tokens.start_vectors(lacking)
         self.tokens.sharing.rebase(tokens, other.tokens.columns, self.tokens, start)
@@ -684,6 +739,13 @@ class ItemTable:
         columns.state[RING_N] = len(rows)
         columns.state[RING_NEXT] = upcoming % size
         count_ring(columns, len(self.ids), self._n_short)
+
+
+def _named_in(rows: NDArray[np.int32], n: int) -> NDArray[np.bool_]:
+    """bool (n,): whether a row is among these."""
+    named = np.zeros(n + 1, np.bool_)
+    named[rows] = True
+    return named[:n]
 
 
 def _take_changes(

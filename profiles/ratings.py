@@ -98,9 +98,9 @@ def put_ratings(ratings: Ratings, arrays: dict[str, bytes]) -> None:
 def _step(sums: NDArray[np.float32], n: NDArray[np.float32], row: Integer, rest: Real,
           damping: Real) -> None:  # fmt: skip
     """A bias, sum / (n + damping), learns what one rating leaves to explain without it."""
-    more = n[row] + np.float32(1)
+    more: Real = n[row] + np.float32(1)
     most = np.float32(MOST_RATING) * (more + np.float32(damping))
-    total = min(max(sums[row] + np.float32(rest), -most), most)
+    total: Real = min(max(sums[row] + np.float32(rest), -most), most)
     if more > np.float32(MOST_RATINGS):
         total *= np.float32(MOST_RATINGS) / more
         more = np.float32(MOST_RATINGS)

@@ -159,6 +159,12 @@ class Sharing:
         """New rows from `first` on, with their start vectors, which come from their hashes."""
         self.public["vectors"][first : first + len(vectors)] = vectors
 
+    def replace(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """These rows stand for something else now, with start vectors that all know."""
+        for name, column in self.public.items():
+            column[rows] = vectors if name == "vectors" else 0
+        self._since[rows] = 0
+
     def move(self, came_from: NDArray[np.int64]) -> None:
         """The table gave rows up: row n is what row came_from[n] was; -1: it is new, of zeros."""
         kept = np.flatnonzero(came_from >= 0)

@@ -72,7 +72,7 @@ def rate(stream: Stream, config: FoldConfig, kinds: Kinds, seed: int = 0) -> lis
     half = len(ratings.stars) // 2
     if not half:
         return []
-    everyone = [
+    everyone: list[tuple[str, str, NDArray[Any]]] = [
         (
             "FOLD",
             "foldstream's rating head, nothing tuned",
