@@ -13,7 +13,7 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.hashing import session_hash, token_hash
+from profiles.hashing import session_hash, token_hash, user_hash
 from profiles.interactions import MAX_KINDS, NO_ITEM, Interactions, Kinds
 from profiles.items import ItemTable
 from profiles.table import ProfileTable
@@ -94,15 +94,19 @@ class Translator:
         session = columns.sessions
         token_start, tokens = np.zeros(len(columns) + 1, np.int32), np.zeros(0, np.uint64)
         searches: list[int] = []
+        ratings: dict[int, Review] = {}
         if columns.events:
             session = session.copy()
             for at, event in columns.events.items():
                 session[at] = session_hash(event.session_id)  # type: ignore[attr-defined]
-                if is_bad_review(event):
-                    kind[at] = self._bad_review
-                elif isinstance(event, Search):
+                if isinstance(event, Search):
                     searches.append(at)
+                elif isinstance(event, Review) and event.rating is not None:
+                    ratings[at] = event
+                    if is_bad_review(event):
+                        kind[at] = self._bad_review
             token_start, tokens = self._queries(columns.events, kind)
+        rating, rater = _ratings(ratings, len(columns)) if ratings else (None, None)
         if searches:
             item_row = np.full(len(columns), NO_ITEM, np.int32)
             item_hash = np.zeros(len(columns), np.uint64)
@@ -126,6 +130,8 @@ class Translator:
             token_start=token_start,
             tokens=tokens,
             session=session,
+            rating=rating,
+            rater=rater,
         )
 
     def _codes(self, types: Sequence[type[Event]]) -> NDArray[np.uint8]:
@@ -150,6 +156,16 @@ class Translator:
                 tokens += query_tokens(query, self._n_tokens)
                 n_tokens[at + 1] = len(tokens) - before
         return np.cumsum(n_tokens, dtype=np.int32), np.array(tokens, np.uint64)
+
+
+def _ratings(
+    reviews: Mapping[int, Review], n: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """Stars of each review that has some, by place among n events, and the hash of its user."""
+    rating, rater = np.full(n, np.nan, np.float32), np.zeros(n, np.uint64)
+    for at, review in reviews.items():
+        rating[at], rater[at] = review.rating, user_hash(review.user_id)
+    return rating, rater
 
 
 def is_bad_review(event: Event) -> bool:

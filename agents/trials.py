@@ -219,6 +219,8 @@ def _part(interactions: Interactions, start: int, end: int) -> Interactions:
         offset=i.offset[start:end],
         token_start=i.token_start[start : end + 1],
         session=None if i.session is None else i.session[start:end],
+        rating=None if i.rating is None else i.rating[start:end],
+        rater=None if i.rater is None else i.rater[start:end],
     )
 
 
@@ -247,4 +249,5 @@ def _merged(reports: Sequence[tuple[int, FoldReport]]) -> FoldReport:
         last_time_ms=np.array([ms for _, ms, _ in last.values()], np.int64),
         last_index=np.array([index for _, _, index in last.values()], np.int32),
         watermark_ms=parts[-1].watermark_ms,
+        rating_errors=np.concatenate([part.rating_errors for part in parts]),
     )

@@ -36,9 +36,12 @@ class FoldReport:
     """What one batch did.
 
     n_learned: positives learned. loss_sum: of their softmax losses, weighted. n_clipped: user
-    vectors cut to `max_norm`, and weights cut to what a kind may have. n_skipped: steps of the
+    vectors cut to `max_norm`, weights cut to what a kind may have, and ratings, or what belongs to
+    them, cut to their bounds. n_skipped: steps of the
     blend left out because one was not finite. n_reset: profiles that
     retention started afresh.
+    rating_errors: float32 (R,), of each rating, in their order, less what was expected before it
+    was learned.
     user_rows: int32 (U,), each changed row once, in the order of last events; last_offset,
     last_time_ms: int64 (U,), of that last event; last_index: int32 (U,), its number in the batch.
     """
@@ -54,6 +57,7 @@ class FoldReport:
     last_time_ms: NDArray[np.int64]
     last_index: NDArray[np.int32]
     watermark_ms: int
+    rating_errors: NDArray[np.float32]
 
 
 def fold_batch(
@@ -76,6 +80,7 @@ def fold_batch(
     n_skipped_before = int(items.blend.state[N_SKIPPED])
     counters = np.zeros(4, np.int64)
     last_of_user = np.empty(n, np.int32)
+    errors = np.full(len(batch.rating), np.nan, np.float32)
     state, about, loss, n_users, watermark_ms = fold_events(
         profiles.columns,
         items.model,
@@ -89,6 +94,7 @@ def fold_batch(
         len(items),
         counters,
         last_of_user,
+        errors,
         items.scratch(config),
     )
     if state == BAD_INPUT:
@@ -111,6 +117,7 @@ def fold_batch(
         last_time_ms=batch.time_ms[last],
         last_index=last,
         watermark_ms=int(watermark_ms),
+        rating_errors=errors[~np.isnan(errors)],
     )
 
 
@@ -140,8 +147,11 @@ def _batch(interactions: Interactions) -> Batch:
     if interactions.session is None:
         interactions = replace(interactions, session=np.zeros(n, np.uint32))
 
+    n_rated = 0 if interactions.rating is None else n
+
     def column(name: str, dtype: Any, length: int) -> NDArray[Any]:
-        array = np.ascontiguousarray(getattr(interactions, name), dtype)
+        given = getattr(interactions, name)
+        array = np.ascontiguousarray(np.zeros(0) if given is None else given, dtype)
         if not array.flags.writeable:  # numba would compile the kernel once more for it
             array = array.copy()
         if array.shape != (length,):
@@ -160,4 +170,6 @@ def _batch(interactions: Interactions) -> Batch:
         token_start=column("token_start", np.int32, n + 1),
         tokens=column("tokens", np.uint64, len(interactions.tokens)),
         session=column("session", np.uint32, n),
+        rating=column("rating", np.float32, n_rated),
+        rater=column("rater", np.uint64, n_rated),
     )

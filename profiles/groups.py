@@ -10,17 +10,18 @@ Size: 549 bytes a group of `MOST_GROUPS` at most, 36 MB; a shop with 2,000 of th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiles.facets import N_FACETS
-from profiles.hashing import HashIndex
+from profiles.hashed_rows import HashedRows
 from profiles.jit import Integer, Real, compiled, compiled_inner
 
 MOST_GROUPS = 65_536
-"""Of all facets together; a group beyond is unknown, and its items have one term less."""
+"""Of all facets together. When all are used, a group gets the row of one that hardly any item has,
+if it is seen often (`gate`); else it is unknown, and its items have one term less."""
 
 MOST_NEXT = 64
 """Groups that are counted after one; a full list gives the smallest place to the newcomer."""
@@ -216,59 +217,42 @@ def count_groups(
                     groups.changed[other] = 3
 
 
-class GroupTable:
-    """All groups of one item table; its columns are handed to kernels."""
+class GroupTable(HashedRows):
+    """All groups of one item table."""
+
+    columns: Groups
+    once = ("totals", "state")
 
     def __init__(self, capacity: int = 256, most: int = MOST_GROUPS) -> None:
-        self._most = most
-        self._index = HashIndex(capacity)
-        self.columns = self._columns(capacity)
+        super().__init__(capacity, most)
 
-    def __len__(self) -> int:
-        return int(self.columns.state[N_GROUPS])
+    def intern(
+        self, hashes: NDArray[np.uint64], facet: int, *, freed: bool = False
+    ) -> NDArray[np.int32]:
+        """int32 (N,): rows of one facet's groups, new ones empty; -1 of 0 and when all are used.
 
-    def intern(self, hashes: NDArray[np.uint64], facet: int) -> NDArray[np.int32]:
-        """int32 (N,): rows of one facet's groups, new ones empty; -1 of 0 and when all are used."""
-        rows = self._index.rows(hashes)
-        new = list(dict.fromkeys(hashes[(rows < 0) & (hashes != 0)].tolist()))
-        new = new[: self._most - len(self)]
-        if not new:
-            return rows
-        self._add(np.array(new, np.uint64), facet)
-        return self._index.rows(hashes)
+        freed: rows that were given up may be taken, too: of what is seen often, here or elsewhere.
+        """
+        return self._intern(hashes, freed, facet=facet)
 
-    def _add(self, new: NDArray[np.uint64], facet: int) -> None:
-        first, end = len(self), len(self) + len(new)
-        if end > len(self.columns.hash):
-            self._grow(min(max(end, 2 * first), self._most))
-        self._index.append(new)
-        self.columns = self.columns._replace(
-            index_keys=self._index.keys, index_values=self._index.values
-        )
-        self.columns.hash[first:end] = new
-        self.columns.facet[first:end] = facet
-        self.columns.changed[first:end] = 3
-        self.columns.state[N_GROUPS] = end
+    def _begin(self, rows: NDArray[np.int64], hashes: NDArray[np.uint64], **of_row: Any) -> None:
+        self.columns.hash[rows] = hashes
+        self.columns.facet[rows] = of_row["facet"]
+        self.columns.changed[rows] = 3
 
-    def restore(self, n: int) -> None:
-        """n empty rows, of a table that has none, to be filled from a snapshot; then `index`."""
-        self._grow(max(n, len(self.columns.hash)))
-        self.columns.state[N_GROUPS] = n
-
-    def index(self) -> None:
-        """Make the index anew from the hashes."""
-        self._index = HashIndex(len(self.columns.hash))
-        self._index.append(self.columns.hash[: len(self)])
-        self.columns = self.columns._replace(
-            index_keys=self._index.keys, index_values=self._index.values
-        )
-
-    def _grow(self, capacity: int) -> None:
-        present, bigger = self.columns, self._columns(capacity)
-        n = len(self)
-        for name in ("hash", "facet", "counts", "out", "to", "weight", "n", "changed"):
-            getattr(bigger, name)[:n] = getattr(present, name)[:n]
-        self.columns = bigger._replace(totals=present.totals, state=present.state)
+    def _empty(self, rows: NDArray[np.int64]) -> None:
+        """What was counted after others that led here is nobody's from now on."""
+        columns, n = self.columns, len(self)
+        np.subtract.at(columns.totals, columns.facet[rows], columns.counts[rows])
+        np.maximum(columns.totals, 0, out=columns.totals)
+        for column in (columns.counts, columns.out, columns.n, columns.weight):
+            column[rows] = 0
+        columns.changed[rows] = 3
+        given_up = np.zeros(n, np.bool_)
+        given_up[rows] = True
+        led_here = given_up[columns.to[:n]] & (columns.weight[:n] != 0)
+        columns.weight[:n][led_here] = 0
+        columns.changed[:n][led_here.any(axis=1)] = 3
 
     def _columns(self, capacity: int) -> Groups:
         return Groups(

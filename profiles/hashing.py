@@ -34,6 +34,11 @@ def token_hash(token: str) -> int:
     return xxhash.xxh3_64_intdigest(token.encode(), seed=TOKEN_SEED) or 1
 
 
+def user_hash(user_id: str) -> int:
+    """xxh3_64 of the UTF-8 id; never 0, which means "nobody"."""
+    return xxhash.xxh3_64_intdigest(user_id.encode()) or 1
+
+
 def session_hash(session_id: str | None) -> int:
     """The lower 32 bits of the xxh3_64 of the UTF-8 id; 0: no session, and no id has it.
 

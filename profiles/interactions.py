@@ -99,6 +99,8 @@ class Interactions:
     token_start: int32 (B + 1,), tokens: uint64 (T,): token hashes of each interaction's query: a
         search's, or the one that a positive interaction says has led to it.
     session: uint32 (B,), hash of the session id, 0 without one; None: no interaction has one.
+    rating: float32 (B,), stars, not a number without any; rater: uint64 (B,), hash of the user of
+        each that has some; None: no interaction has any.
     """
 
     partition: int
@@ -113,6 +115,8 @@ class Interactions:
     token_start: NDArray[np.int32]
     tokens: NDArray[np.uint64]
     session: NDArray[np.uint32] | None = None
+    rating: NDArray[np.float32] | None = None
+    rater: NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.user_row)

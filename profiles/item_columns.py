@@ -47,6 +47,8 @@ class ItemColumns(NamedTuple):
     short_count: NDArray[np.int32]  # (I,) how often in its newest `n_ring_short` places
     facets: NDArray[np.int32]  # (I, N_FACETS) rows of groups, -1: unknown
     text: NDArray[np.int32]  # (I, MOST_TOKENS) rows of text tokens, -1 after the last
+    rating_sum: NDArray[np.float32]  # (I,) what ratings left to explain, see `ratings`
+    rating_n: NDArray[np.float32]  # (I,) how many there are, faded
     changed: NDArray[np.uint8]  # (I,) CHANGED_FOR_* bits
     state: NDArray[np.int64]  # (6,)
 
@@ -86,6 +88,8 @@ def item_columns(
         short_count=np.zeros(capacity, np.int32),
         facets=np.full((capacity, N_FACETS), UNKNOWN, np.int32),
         text=np.full((capacity, MOST_TOKENS), UNKNOWN, np.int32),
+        rating_sum=np.zeros(capacity, np.float32),
+        rating_n=np.zeros(capacity, np.float32),
         changed=np.zeros(capacity, np.uint8),
         state=np.zeros(6, np.int64),
     )

@@ -41,7 +41,7 @@ ITEMS = Part(
     4096,  # 1 MB of vectors at K = 64: a small value for the store
     ("vectors", "sums", "counts", "count_ms", "fast", "slow", "starts", "n_positive",
      "first_number", "last_number", "seen_at", "rankable_at", "entry", "facets",
-     "text"),
+     "text", "rating_sum", "rating_n"),
 )  # fmt: skip
 LISTS = Part(ITEMS.rows, ("n", "forward_sum", "backward_sum"), ("rows", "forward", "backward"))
 GROUPS = Part(1024, ("hash", "facet", "counts", "out", "n"), ("to", "weight"))
@@ -54,7 +54,8 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
 
     ring: item hashes (rows would be local), each at its place, for draws name places; ring_next:
     the place of the next one. From format 2 on: rows of the other tables, places of a neighbour
-    list, and what is held once of groups, queries and the blend.
+    list, and what is held once of groups, queries and the blend. ratings: of the rating head, none
+    without ratings; workers from before it pass over it, as over an item's columns of ratings.
     """
 
     version: int
@@ -69,6 +70,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True):
     n_queries: int = 0
     n_list: int = 0
     once: Arrays = {}
+    ratings: Arrays = {}
 
 
 class Chunk(msgspec.Struct, frozen=True, array_like=True):

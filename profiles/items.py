@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from profiles.blend import new_blend
 from profiles.errors import SnapshotBroken
 from profiles.facets import MOST_TOKENS, N_FACETS, NOTHING, Description
+from profiles.gate import seldom_used
 from profiles.groups import GroupTable
 from profiles.hashing import HashIndex, item_hash
 from profiles.item_columns import (
@@ -74,6 +75,7 @@ from profiles.model import Model
 from profiles.model_delta import take_model_delta
 from profiles.negatives import start_vectors
 from profiles.queries import N_SWEEPS, QueryTable
+from profiles.ratings import new_ratings, put_ratings, ratings_arrays
 from profiles.rebase import take_groups, take_lists, take_numbers, take_queries
 from profiles.scratch import Scratch, scratch_for
 from profiles.shape import FoldConfig, ModelShape
@@ -111,6 +113,7 @@ class ItemTable:
         self.tokens = TokenTable(shape.n_factors)
         self.queries = QueryTable(shape.n_factors)
         self.blend = new_blend()
+        self.ratings = new_ratings()
         self._scratch: tuple[tuple[int, ...], Scratch] | None = None
         self.journal: Learned = journal_for(0, shape.n_tokens)
         self.sharing: Sharing | None = None
@@ -144,6 +147,7 @@ class ItemTable:
             tokens=self.tokens.columns,
             queries=self.queries.columns,
             blend=self.blend,
+            ratings=self.ratings,
         )
 
     def scratch(self, config: FoldConfig) -> Scratch:
@@ -168,8 +172,9 @@ class ItemTable:
 
         An entry makes its item rankable, with a row if nobody has had it yet; one that is deleted
         takes it out of all lists, also when somebody has had it or will. Groups and tokens
-        get rows while there are any (`groups`, `tokens` say how many); an item keeps those that
-        have one. A row that never learned starts anew, nearer to what its tokens say.
+        get rows while there are any (`groups`, `tokens` say how many), then those that many items
+        have (`gate`); an item keeps those that have one. A row that never learned starts anew,
+        nearer to what its tokens say.
         """
         first = len(self.ids)
         named = [item_id for item_id, entry in said.items() if entry or item_id in self._row_of]
@@ -178,12 +183,11 @@ class ItemTable:
         entries = [said[item_id] or NOTHING for item_id in named]
         columns = self.columns
         hashes = np.array([entry.groups for entry in entries], np.uint64).reshape(-1, N_FACETS)
-        for facet in range(N_FACETS):
-            columns.facets[rows, facet] = self.groups.intern(hashes[:, facet].copy(), facet)
+        self._tell_groups(rows, hashes)
         words = np.zeros((len(rows), MOST_TOKENS), np.uint64)
         for number, entry in enumerate(entries):
             words[number, : len(entry.tokens)] = entry.tokens
-        text = self.tokens.intern(words.ravel()).reshape(words.shape)
+        text = self._token_rows(rows, words)
         known_first = np.argsort(text == UNKNOWN, axis=1, kind="stable")
         columns.text[rows] = np.take_along_axis(text, known_first, axis=1)
         new = rows[(columns.sums[rows] == 0) & (columns.n_positive[rows] == 0)]
@@ -194,6 +198,60 @@ class ItemTable:
         columns.entry[rows] = np.where(listed, HAS_ENTRY, LOST_ENTRY)
         self._make_rankable(rows[listed])
         self._make_unrankable(rows[~listed])
+        mark_others(self.columns.changed, rows)
+
+    def _token_rows(self, rows: NDArray[np.int32], words: NDArray[np.uint64]) -> NDArray[np.int32]:
+        """Rows of the tokens (N, T) that items in `rows` have; some others may lose theirs."""
+        tokens, flat = self.tokens, words.ravel()
+        found = tokens.intern(flat)
+        unknown = np.flatnonzero((found < 0) & (flat != 0))
+        if len(unknown):
+            owners = self.hashes[rows].repeat(words.shape[1])
+            often = tokens.gate.often(flat[unknown], owners[unknown])
+            if len(often) > tokens.n_free:
+                named, n = self.columns.text[: len(self)], len(tokens)
+                taken = _named_in(found, n)
+                sums, most = tokens.columns.sums[:n], tokens.most_at_once
+                given_up = seldom_used(named, n, taken, sums, most)
+                self._forget(named, given_up, n)
+                tokens.give_up(given_up)
+            tokens.intern(often, freed=True)
+            found = tokens.rows_of(flat)
+        return found.reshape(words.shape)
+
+    def _tell_groups(self, rows: NDArray[np.int32], hashes: NDArray[np.uint64]) -> None:
+        """The same of groups, (N, N_FACETS), written down."""
+        groups, columns = self.groups, self.columns
+        found = np.full(hashes.shape, UNKNOWN, np.int32)
+        for facet in range(N_FACETS):
+            found[:, facet] = groups.intern(hashes[:, facet].copy(), facet)
+        for facet in range(N_FACETS):
+            of_facet = hashes[:, facet].copy()
+            unknown = np.flatnonzero((found[:, facet] < 0) & (of_facet != 0))
+            if not len(unknown):
+                continue
+            often = groups.gate.often(of_facet[unknown], self.hashes[rows[unknown]])
+            if len(often) > groups.n_free:
+                named, n = columns.facets[: len(self)], len(groups)
+                taken, counts = _named_in(found.ravel(), n), groups.columns.counts[:n]
+                given_up = seldom_used(named, n, taken, counts, groups.most_at_once)
+                self._forget(named, given_up, n)
+                groups.give_up(given_up)
+            groups.intern(often, facet, freed=True)
+            found[:, facet] = groups.rows_of(of_facet)
+        columns.facets[rows] = found
+
+    def _forget(self, named: NDArray[np.int32], given_up: NDArray[np.int64], n_rows: int) -> None:
+        """No item names these rows of tokens or groups any more; tokens move up."""
+        dead = np.zeros(n_rows + 1, np.bool_)
+        dead[given_up] = True
+        hit = dead[named]
+        rows = np.flatnonzero(hit.any(axis=1)).astype(np.int32)
+        left = np.where(hit[rows], UNKNOWN, named[rows])
+        if named.shape[1] == MOST_TOKENS:
+            known_first = np.argsort(left == UNKNOWN, axis=1, kind="stable")
+            left = np.take_along_axis(left, known_first, axis=1)
+        named[rows] = left
         mark_others(self.columns.changed, rows)
 
     def describe_as(self, other: ItemTable) -> None:
@@ -336,7 +394,7 @@ class ItemTable:
 
     def add_token_changes(self, changes: RowChanges) -> int:
         """The same of tokens, which get a row here if nothing was described by them yet."""
-        found = self.tokens.intern(changes.hashes)
+        found = self.tokens.intern(changes.hashes, freed=True)
         places = np.flatnonzero(found >= 0)
         rows = found[places]
         columns = self.tokens.columns
@@ -377,7 +435,7 @@ class ItemTable:
         """Another snapshot is what is public now; what of ours is pending stays on top of it.
 
         other: its table, given up. What is no sum is that table's, and our positives that wait to
-        be told are counted on it once more. The blend stays our own.
+        be told are counted on it once more. The blend and the raters stay our own.
         """
         assert self.sharing is not None
         assert self.tokens.sharing is not None
@@ -389,7 +447,7 @@ class ItemTable:
         columns.changed[first : len(self.ids)] |= CHANGED_BY_OTHERS
         lacking = np.setdiff1d(np.arange(len(self.ids), dtype=np.int32), rows)
         self.sharing.rebase(rows, other.columns, self, self._start_vectors(lacking))
-        tokens = self.tokens.intern(other.tokens.hashes[: len(other.tokens)])
+        tokens = self.tokens.intern(other.tokens.hashes[: len(other.tokens)], freed=True)
         lacking = np.setdiff1d(np.arange(len(self.tokens), dtype=np.int32), tokens)
         start = self.tokens.start_vectors(lacking)
         self.tokens.sharing.rebase(tokens, other.tokens.columns, self.tokens, start)
@@ -496,6 +554,7 @@ class ItemTable:
             n_queries=len(self.queries),
             n_list=self.lists.rows.shape[1],
             once={name: column.tobytes() for name, column in self._once.items()},
+            ratings=ratings_arrays(self.ratings),
         )
         return ItemSnapshot(
             header=msgspec.msgpack.encode(header),
@@ -644,6 +703,7 @@ class ItemTable:
             for name in head.once:
                 column = self._once[name]
                 column[...] = np.frombuffer(head.once[name], column.dtype).reshape(column.shape)
+            put_ratings(self.ratings, head.ratings)
         except (KeyError, ValueError) as error:
             raise SnapshotBroken(f"the item snapshot's header: {error}") from error
         for table in (self.groups, self.tokens, self.queries):
@@ -679,6 +739,13 @@ class ItemTable:
         columns.state[RING_N] = len(rows)
         columns.state[RING_NEXT] = upcoming % size
         count_ring(columns, len(self.ids), self._n_short)
+
+
+def _named_in(rows: NDArray[np.int32], n: int) -> NDArray[np.bool_]:
+    """bool (n,): whether a row is among these."""
+    named = np.zeros(n + 1, np.bool_)
+    named[rows] = True
+    return named[:n]
 
 
 def _take_changes(

@@ -1,9 +1,9 @@
 """The compiled fold: docs/model.md, strictly one event after the other.
 
 Owns the order of what an event does: the parts are `embedding`, `blend`, `terms`, `lists`,
-`groups`, `queries`, `popularity` and `own`. `fold.fold_batch` prepares the arrays and raises the
-errors, `reference.py` holds the same maths in slow numpy. No clock, no generator: a draw is a hash
-of (partition, offset, number), so the cut of the batches changes nothing.
+`groups`, `queries`, `popularity`, `ratings` and `own`. `fold.fold_batch` prepares the arrays and
+raises the errors, `reference.py` holds the same maths in slow numpy. No clock, no generator: a draw
+is a hash of (partition, offset, number), so the cut of the batches changes nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from profiles.negatives import draw_below, event_seed
 from profiles.own import begins_session, give_back, minute_of, note_session, own_place, touch
 from profiles.popularity import count_item
 from profiles.profile import ProfileColumns
+from profiles.ratings import learn_rating
 from profiles.record_columns import clear_row
 from profiles.scratch import Constants, Scratch
 from profiles.terms import (
@@ -58,7 +59,7 @@ FINE, DIVERGED, BAD_INPUT = 0, 1, 2
 
 
 class Batch(NamedTuple):
-    """The columns of `Interactions`."""
+    """The columns of `Interactions`; those of ratings are empty without any."""
 
     user_row: NDArray[np.int32]
     item_row: NDArray[np.int32]
@@ -71,6 +72,8 @@ class Batch(NamedTuple):
     token_start: NDArray[np.int32]
     tokens: NDArray[np.uint64]
     session: NDArray[np.uint32]
+    rating: NDArray[np.float32]
+    rater: NDArray[np.uint64]
 
 
 @compiled
@@ -220,6 +223,20 @@ def _push_away(
 
 
 @compiled_inner
+def _learn_rating(
+    users: ProfileColumns, model: Model, user: Integer, item: Integer, batch: Batch, b: Integer,
+    c: Constants, s: Scratch,
+) -> tuple[Real, bool]:  # fmt: skip
+    """What the stars of a review teach, before anything else of it does; see `learn_rating`."""
+    fill_context(users, model, user, c, s)
+    read_item(model.items.vectors, model.items.text, model.tokens, item, s.spare)
+    dot = np.float32(0)
+    for k in range(len(s.x)):
+        dot += s.x[k] * s.spare[k]
+    return learn_rating(model.ratings, model.items, item, batch.rater[b], dot, batch.rating[b])
+
+
+@compiled_inner
 def _remember(users: ProfileColumns, user: Integer, batch: Batch, b: Integer, repeat: bool) -> None:
     """Put event b at the front of the history; a repeat of the newest item refreshes it."""
     if not repeat:
@@ -266,12 +283,14 @@ def _check(batch: Batch, n_users: Integer, n_items: Integer, n_kinds: Integer) -
 def fold_events(
     users: ProfileColumns, model: Model, journal: Learned, batch: Batch, partition: Integer,
     c: Constants, watermark_ms: Integer, last_event: NDArray[np.int32], n_users: Integer,
-    n_items: Integer, counters: NDArray[np.int64], last_of_user: NDArray[np.int32], s: Scratch,
+    n_items: Integer, counters: NDArray[np.int64], last_of_user: NDArray[np.int32],
+    errors: NDArray[np.float32], s: Scratch,
 ) -> tuple[Integer, Integer, Real, Integer, Integer]:  # fmt: skip
     """Fold a batch in place.
 
     last_event: int32, at least `n_users` long, scratch. counters: int64 (4,), see FOLDED.
-    last_of_user: int32 (B,), filled with the number of each changed user's last event.
+    last_of_user: int32 (B,), filled with the number of each changed user's last event. errors:
+    float32 (B,) of not a number where the batch has ratings, filled where an event has one.
     Returns (state, number of the event it is about, loss, changed users, watermark).
     """
     B = len(batch.user_row)
@@ -305,6 +324,12 @@ def fold_events(
         item_hash = batch.item_hash[b]
         if c.learn:
             items.state[CLOCK_MS] = max(items.state[CLOCK_MS], time_ms)
+            if len(errors) > 0 and batch.item_row[b] >= 0 and np.isfinite(batch.rating[b]):
+                error, cut = _learn_rating(
+                    users, model, user, np.int64(batch.item_row[b]), batch, b, c, s
+                )
+                errors[b] = error
+                counters[CLIPPED] += 1 if cut else 0
         if item_hash == np.uint64(0):
             _take_query(users, user, batch, b)
         elif batch.positive[b] != 0:

@@ -9,6 +9,7 @@ from profiles.groups import Groups
 from profiles.item_columns import ItemColumns
 from profiles.lists import Lists
 from profiles.queries import Queries
+from profiles.ratings import Ratings
 from profiles.tokens import Tokens
 
 
@@ -21,3 +22,4 @@ class Model(NamedTuple):
     tokens: Tokens  # of items' texts
     queries: Queries  # words and whole queries: their vectors and lists
     blend: Blend
+    ratings: Ratings

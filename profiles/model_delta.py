@@ -27,6 +27,7 @@ from profiles.item_columns import (
 from profiles.lists import Lists, grown_lists, lists_for
 from profiles.model import Model
 from profiles.queries import N_QUERIES, N_SWEEPS, Queries, QueryTable
+from profiles.ratings import new_ratings
 from profiles.shape import FoldConfig, ModelShape
 from profiles.sharing import with_room
 from profiles.tokens import N_TOKENS, Tokens, TokenTable
@@ -145,6 +146,7 @@ class ModelCopy:
             tokens=TokenTable(self._shape.n_factors).columns,
             queries=QueryTable(self._shape.n_factors).columns,
             blend=new_blend(),
+            ratings=new_ratings(1),  # nobody who reads asks for ratings
         )
 
     def row_of_hash(self, key: int) -> int:
@@ -179,6 +181,7 @@ class ModelCopy:
                 index_keys=self._query_index.keys, index_values=self._query_index.values
             ),
             blend=before.blend,
+            ratings=before.ratings,
         )
 
 

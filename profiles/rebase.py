@@ -34,7 +34,7 @@ def take_groups(mine: GroupTable, other: Groups) -> None:
     to = np.full(n, -1, np.int32)
     for facet in range(N_FACETS):
         of_facet = np.flatnonzero(other.facet[:n] == facet)
-        to[of_facet] = mine.intern(other.hash[of_facet], facet)
+        to[of_facet] = mine.intern(other.hash[of_facet], facet, freed=True)
     columns = mine.columns
     for column in (columns.counts, columns.out, columns.n):
         column[:] = 0

@@ -2,9 +2,10 @@
 
 Shares no arithmetic with `kernel.py`: draws, start values and hashes of draws are written here in
 plain Python; lists, terms and blend are in `reference_blend`, groups, tokens and queries in
-`reference_catalogue`. Works in float64 and rounds what is stored after every event, as the kernel
-does (long-term vectors to float16, the rest to float32), so the two agree to rounding (a few 1e-5
-after some hundred events; a long-term vector to a step of float16).
+`reference_catalogue`, ratings in `reference_ratings`. Works in float64 and rounds what is stored
+after every event, as the kernel does (long-term vectors to float16, the rest to float32), so the
+two agree to rounding (a few 1e-5 after some hundred events; a long-term vector to a step of
+float16).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.facets import NOTHING, Description
-from profiles.hashing import item_hash
+from profiles.hashing import item_hash, user_hash
 from profiles.interactions import NO_ITEM, Interactions
 from profiles.items import ItemTable
 from profiles.profile import NO_OFFSET, HistoryEntry, OwnEntry, Profile
@@ -29,6 +30,7 @@ from profiles.reference_blend import (
     touch_neighbours,
 )
 from profiles.reference_catalogue import ReferenceGroups, ReferenceQueries, ReferenceTokens
+from profiles.reference_ratings import ReferenceRatings
 from profiles.shape import FoldConfig
 from profiles.table import ProfileTable
 from profiles.terms import (
@@ -81,6 +83,7 @@ class OneInteraction:
     positive: bool = True
     tokens: tuple[int, ...] = ()
     session: int = 0
+    rating: float | None = None
 
     @property
     def item(self) -> int:
@@ -111,6 +114,8 @@ def columns_of(
         token_start=token_start,
         tokens=np.array([token for one in stream for token in one.tokens], np.uint64),
         session=np.array([one.session for one in stream], np.uint32),
+        rating=np.array([one.rating for one in stream], np.float32),
+        rater=np.array([user_hash(one.user) for one in stream], np.uint64),
     )
 
 
@@ -132,6 +137,8 @@ class ReferenceFold:
     rankable: list[int] = field(default_factory=list)
     groups: ReferenceGroups = field(default_factory=ReferenceGroups)
     blend: ReferenceBlend = field(default_factory=ReferenceBlend)
+    ratings: ReferenceRatings = field(default_factory=ReferenceRatings)
+    rating_errors: list[float] = field(default_factory=list)
     tokens: ReferenceTokens = field(init=False)
     queries: ReferenceQueries = field(init=False)
     lists: ReferenceLists = field(init=False)
@@ -168,6 +175,9 @@ class ReferenceFold:
         profile.last_ms = max(profile.last_ms, one.time_ms)
         profile.last_offset = one.offset
         profile.n_by_kind[one.kind] = profile.n_by_kind.get(one.kind, 0) + 1
+        if one.rating is not None:
+            self._item(one.item)
+            self._learn_rating(profile, one, one.rating)
         if one.item_id is None:
             profile.pending = list(one.tokens[: config.shape.n_tokens])
             profile.pending_ms = one.time_ms
@@ -214,6 +224,12 @@ class ReferenceFold:
         else:
             profile.history = [entry, *profile.history][: self.config.shape.history]
         profile.pending, profile.pending_ms = [], 0
+
+    def _learn_rating(self, profile: Profile, one: OneInteraction, rating: float) -> None:
+        dot = float(self._context(profile)[0] @ self._vector(self.items[one.item]))
+        self.rating_errors.append(
+            self.ratings.learn(one.item, user_hash(one.user), dot, float(np.float32(rating)))
+        )
 
     def _begins(self, profile: Profile, one: OneInteraction) -> bool:
         if not profile.history:

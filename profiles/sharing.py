@@ -34,13 +34,14 @@ class Additive(NamedTuple):
     wire: numpy's name of the type in which they travel. half_life_s: of a decayed count, whose time
     stands in the column ``count_ms`` and whose differences are as of the table's clock; 0: a sum.
     fades: its differences may be negative, and those of several together more than there is: what
-    would be below 0 is 0.
+    would be below 0 is 0. seldom: not sent where no row differs.
     """
 
     name: str
     wire: str
     half_life_s: float = 0.0
     fades: bool = False
+    seldom: bool = False
 
 
 VECTORS, SUMS = Additive("vectors", "<f2"), Additive("sums", "<f4", fades=True)
@@ -58,6 +59,8 @@ def item_additive(config: FoldConfig) -> tuple[Additive, ...]:
         Additive("slow", "<f4", config.slow_half_life_s),
         Additive("starts", "<f4", config.popularity_half_life_s),
         Additive("n_positive", "<i4"),
+        Additive("rating_sum", "<f4", seldom=True),
+        Additive("rating_n", "<f4", fades=True, seldom=True),
     )
 
 
@@ -156,6 +159,12 @@ class Sharing:
         """New rows from `first` on, with their start vectors, which come from their hashes."""
         self.public["vectors"][first : first + len(vectors)] = vectors
 
+    def replace(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        """These rows stand for something else now, with start vectors that all know."""
+        for name, column in self.public.items():
+            column[rows] = vectors if name == "vectors" else 0
+        self._since[rows] = 0
+
     def move(self, came_from: NDArray[np.int64]) -> None:
         """The table gave rows up: row n is what row came_from[n] was; -1: it is new, of zeros."""
         kept = np.flatnonzero(came_from >= 0)
@@ -192,7 +201,9 @@ class Sharing:
         clock_ms = table.clock_ms
         columns: dict[str, NDArray[Any]] = {}
         for column in self._additive:
-            columns[column.name] = self._publish(table, rows, column, clock_ms)
+            change = self._publish(table, rows, column, clock_ms)
+            if change.any() or not column.seldom:
+                columns[column.name] = change
         if "count_ms" in self.public:
             self.public["count_ms"][rows] = clock_ms
         new = np.flatnonzero(~self._told[rows])

@@ -12,19 +12,20 @@ an ordinary shop are 3 MB. Rows are local to this process.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from profiles.hashing import HashIndex
+from profiles.hashed_rows import HashedRows
 from profiles.item_columns import CHANGED_BY_OTHERS
 from profiles.jit import Integer, Real, compiled, compiled_inline
 from profiles.negatives import start_vectors
 from profiles.sharing import Sharing, rows_of_hashes
 
 MOST_TOKENS = 131_072
-"""A token beyond has no vector: its items are described by their other tokens."""
+"""When all are used, a token gets the row of one that hardly any item has, if it is seen often
+(`gate`); else it has no vector: its items are described by their other tokens."""
 
 TEXT_SHARE = 2.0
 """What all tokens of an item weigh together against its own row."""
@@ -132,59 +133,31 @@ def text_step(
         token_step(tokens, text[item, number], share, towards, square, rate, sum_start)
 
 
-class TokenTable:
-    """The tokens of one item table; its columns are handed to kernels.
+class TokenTable(HashedRows):
+    """The tokens of one item table.
 
     sharing: what others know of them, while the item table is shared.
     """
 
+    columns: Tokens
     clock_ms = 0  # nothing here decays
     ids: Sequence[str] = ()  # tokens are known by their hash alone
 
     def __init__(self, n_factors: int, capacity: int = 256, most: int = MOST_TOKENS) -> None:
         self.sharing: Sharing | None = None
         self._n_factors = n_factors
-        self._most = most
-        self._index = HashIndex(capacity)
-        self.columns = self._columns(capacity)
-
-    def __len__(self) -> int:
-        return int(self.columns.state[N_TOKENS])
-
-    @property
-    def hashes(self) -> NDArray[np.uint64]:
-        """Of the tokens, by row."""
-        return self.columns.hash
+        super().__init__(capacity, most)
 
     def rows_of_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
         """int32 (N,): the row of each; -1 for one that isn't there, and for 0."""
         return rows_of_hashes(self._index.keys, self._index.values, hashes)
 
-    def intern(self, hashes: NDArray[np.uint64]) -> NDArray[np.int32]:
-        """int32 (N,): rows, new ones with start vectors; -1 of hash 0, and when all are used."""
-        rows = self._index.rows(hashes)
-        new = list(dict.fromkeys(hashes[(rows < 0) & (hashes != 0)].tolist()))
-        new = new[: self._most - len(self)]
-        if not new:
-            return rows
-        self._add(np.array(new, np.uint64))
-        return self._index.rows(hashes)
+    def intern(self, hashes: NDArray[np.uint64], *, freed: bool = False) -> NDArray[np.int32]:
+        """int32 (N,): rows, new ones with start vectors; -1 of hash 0, and when all are used.
 
-    def _add(self, new: NDArray[np.uint64]) -> None:
-        first, end = len(self), len(self) + len(new)
-        if end > len(self.columns.hash):
-            self._grow(min(max(end, 2 * first), self._most))
-        self._index.append(new)
-        self.columns = self.columns._replace(
-            index_keys=self._index.keys, index_values=self._index.values
-        )
-        self.columns.hash[first:end] = new
-        start_vectors(self.columns.vectors, new, first, TEXT_DEVIATION)
-        self.columns.changed[first:end] = 3 | CHANGED_BY_OTHERS  # others start it alike
-        self.columns.state[N_TOKENS] = end
-        if self.sharing is not None:
-            self.sharing.grow(len(self.columns.hash))
-            self.sharing.begin(first, self.columns.vectors[first:end])
+        freed: rows that were given up may be taken, too: of what is seen often, here or elsewhere.
+        """
+        return self._intern(hashes, freed)
 
     def start_vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """What tokens are before they learn: it depends on their hashes alone. Shape (N, K)."""
@@ -192,25 +165,21 @@ class TokenTable:
         start_vectors(start, self.columns.hash[rows], 0, TEXT_DEVIATION)
         return start
 
-    def restore(self, n: int) -> None:
-        """n empty rows, of a table that has none, to be filled from a snapshot; then `index`."""
-        self._grow(max(n, len(self.columns.hash)))
-        self.columns.state[N_TOKENS] = n
+    def _begin(self, rows: NDArray[np.int64], hashes: NDArray[np.uint64], **_: Any) -> None:
+        self.columns.hash[rows] = hashes
+        start = self.start_vectors(rows.astype(np.int32))
+        self.columns.vectors[rows] = start
+        self.columns.changed[rows] = 3 | CHANGED_BY_OTHERS  # others start it alike
+        if self.sharing is not None:
+            self.sharing.grow(len(self.columns.hash))
+            self.sharing.replace(rows, start)
 
-    def index(self) -> None:
-        """Make the index anew from the hashes."""
-        self._index = HashIndex(len(self.columns.hash))
-        self._index.append(self.columns.hash[: len(self)])
-        self.columns = self.columns._replace(
-            index_keys=self._index.keys, index_values=self._index.values
-        )
-
-    def _grow(self, capacity: int) -> None:
-        present, bigger = self.columns, self._columns(capacity)
-        n = len(self)
-        for name in ("hash", "vectors", "sums", "changed"):
-            getattr(bigger, name)[:n] = getattr(present, name)[:n]
-        self.columns = bigger._replace(state=present.state)
+    def _empty(self, rows: NDArray[np.int64]) -> None:
+        self.columns.vectors[rows] = 0
+        self.columns.sums[rows] = 0
+        self.columns.changed[rows] = 3 | CHANGED_BY_OTHERS
+        if self.sharing is not None:
+            self.sharing.replace(rows, self.columns.vectors[rows])
 
     def _columns(self, capacity: int) -> Tokens:
         return Tokens(

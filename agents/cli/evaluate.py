@@ -226,8 +226,12 @@ def show(output: Output, stream: Stream, evaluation: Evaluation) -> None:
     output.show(_slices_table(evaluation))
     if evaluation.tenths:
         output.show(_tenths_table(evaluation))
+    if evaluation.ratings:
+        output.show(_ratings_table(evaluation))
     for model in evaluation.models:
         output.say(f"{model.name}: {model.about} ({model.seconds:.0f} s)")
+    for ratings in evaluation.ratings:
+        output.say(f"ratings by {ratings.name}: {ratings.about}")
     for name, reason in evaluation.left_out.items():
         output.say(f"left out: {name}: {reason}")
 
@@ -267,6 +271,21 @@ def _slices_table(evaluation: Evaluation) -> Table:
         table.add_column(f"{name}\n{figures.n:,}", justify="right")
     for model in evaluation.models:
         table.add_row(model.name, *(f"{model.slices[name].hr20:.3f}" for name in slices))
+    return table
+
+
+def _ratings_table(evaluation: Evaluation) -> Table:
+    table = Table(title=f"stars expected ({evaluation.ratings[0].n:,} ratings)", box=None)
+    for column in ("", "RMSE", "MAE"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    best = min(evaluation.ratings, key=lambda model: model.rmse)
+    for model in evaluation.ratings:
+        table.add_row(
+            f"{model.name}{' *' if model is best else ''}",
+            f"{model.rmse:.3f} ±{model.se['rmse']:.3f}",
+            f"{model.mae:.3f} ±{model.se['mae']:.3f}",
+            style="bold" if model is best else None,
+        )
     return table
 
 

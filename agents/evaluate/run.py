@@ -12,6 +12,7 @@ from agents.errors import UsageError
 from agents.evaluate.figures import Figures, Verdict, figures, verdict
 from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import Ranker, Trials, asked, prequential
+from agents.evaluate.ratings import RatingFigures, rate
 from agents.evaluate.rivals.catalogue import ENTRIES, Entry, left_out_because
 from agents.evaluate.stream import Stream
 from agents.evaluate.tuning import tune
@@ -30,7 +31,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     best_simple: by reading, the rival that counts only and has the best hit rate@20 (in `query`,
     MAP@5). ratios: by reading, FOLD's figures to that rival's; above 1, FOLD wins.
     left_out: models that were not run, with the reason. tenths: of a whole run, each model's
-    figures of `all` by tenth of the stream's positive events.
+    figures of `all` by tenth of the stream's positive events. ratings: errors of ratings expected
+    before they were learned, where events have stars.
     """
 
     data: str
@@ -44,6 +46,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     ratios: dict[str, dict[str, float]]
     left_out: dict[str, str]
     tenths: dict[str, list[Figures]] = {}
+    ratings: list[RatingFigures] = []
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -143,6 +146,7 @@ def evaluate(
             tenths={name: _tenths(stream, of_run) for name, of_run in trials.items()}
             if whole
             else {},
+            ratings=rate(stream, config, kinds or Kinds(), seed) if ours else [],
         ),
         trials,
     )

@@ -18,6 +18,7 @@ from profiles.hashing import item_hash
 from profiles.items import ItemTable
 from profiles.record import decode_profile, facts_of
 from profiles.reference import OneInteraction, ReferenceFold, columns_of
+from profiles.reference_ratings import ReferenceBias
 from profiles.serving import Scorer
 from profiles.shape import OWN_FORMAT, RECORD_FORMATS, RECORD_VERSION, FoldConfig, ModelShape
 from profiles.table import ProfileTable
@@ -37,7 +38,13 @@ CATALOGUE = {
     "new": describe("green lamp", ["home", "lamps"], "alder", 21.0),
 }
 """What it says of three of the eight items, and of one that nobody has."""
-KINDS = {"click": (0, 0.5), "purchase": (2, 1.0), "return": (4, 1.0), "bad review": (5, 0.7)}
+KINDS = {
+    "click": (0, 0.5),
+    "purchase": (2, 1.0),
+    "review": (3, 1.0),
+    "return": (4, 1.0),
+    "bad review": (5, 0.7),
+}
 """Code and weight."""
 SLOW = settings(max_examples=60, deadline=None)
 
@@ -50,7 +57,7 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
     for _ in range(draw(st.integers(1, most))):
         offset += draw(st.integers(1, 3))
         time_ms += draw(st.one_of(st.integers(-5_000, 20_000), st.just(2_000_000)))
-        sorts = ["click", "click", "click", "purchase", "return", "bad review", "search"]
+        sorts = ["click", "click", "click", "purchase", "review", "return", "bad review", "search"]
         sort = draw(st.sampled_from(sorts))
         user = f"u{draw(st.integers(0, 4))}"
         if sort == "search":
@@ -66,7 +73,8 @@ def streams(draw: st.DrawFn, most: int = 60) -> list[OneInteraction]:
                 time_ms,
                 kind=kind,
                 weight=weight,
-                positive=sort in ("click", "purchase"),
+                positive=sort in ("click", "purchase", "review"),
+                rating=draw(st.sampled_from([None, 0.0, 1.5, 3.0, 5.0])) if "rev" in sort else None,
                 tokens=draw(st.sampled_from([(), (), (), (3,), (3, 4)])),
                 session=draw(st.integers(0, 2)),
             )
@@ -100,6 +108,7 @@ class Folded:
         self.records: dict[str, bytes] = {}
         self.watermark_ms = 0
         self.loss = 0.0
+        self.rating_errors: list[float] = []
 
     def fold(self, stream: Sequence[OneInteraction]) -> Folded:
         missing = self.profiles.missing(one.user for one in stream)
@@ -108,6 +117,7 @@ class Folded:
         report = fold_batch(self.profiles, self.items, columns, self.config, self.watermark_ms)
         self.watermark_ms = report.watermark_ms
         self.loss += report.loss_sum
+        self.rating_errors += report.rating_errors.tolist()
         users = self.profiles.user_ids(report.user_rows)
         assert sorted(users) == sorted({one.user for one in stream})
         self.records.update(zip(users, self.profiles.pack(report.user_rows), strict=True))
@@ -125,14 +135,15 @@ class Folded:
         return dict(zip(user_ids, users.x, strict=True))
 
     def item_bytes(self) -> dict[str, bytes]:
-        """All that is learned of items, by id; of the blend under no id."""
+        """All that is learned of items, by id; of blend and ratings under no id."""
         columns, ids = self.items.columns, self.items.ids
-        learned = {"": b"".join(column.tobytes() for column in self.items.blend)}
+        once = (*self.items.blend, *self.items.ratings)
+        learned = {"": b"".join(column.tobytes() for column in once)}
         for row, item_id in enumerate(ids):
             learned[item_id] = b"".join(
                 getattr(columns, name)[row].tobytes()
                 for name in ("vectors", "sums", "counts", "fast", "slow", "starts", "first_number",
-                             "last_number", "ring_count", "short_count")
+                             "last_number", "ring_count", "short_count", "rating_sum", "rating_n")
             ) + repr(list_of(self.items, row)).encode()  # fmt: skip
         return learned
 
@@ -208,6 +219,7 @@ def test_the_kernel_agrees_with_the_slow_maths(
     assert folded.items.blend.n.tolist() == slow.blend.n
     assert folded.items.n_learned == slow.n_learned
     assert folded.loss == pytest.approx(slow.loss, rel=1e-3, abs=1e-3)
+    np.testing.assert_allclose(folded.rating_errors, slow.rating_errors, rtol=1e-3, atol=1e-3)
     x = folded.x_of(list(slow.users))
     for user, expected in slow.users.items():
         profile = folded.profiles.profile(user)
@@ -238,6 +250,9 @@ def test_the_kernel_agrees_with_the_slow_maths(
             np.testing.assert_allclose(columns.vectors[row], item.vector, rtol=2e-4, atol=2e-4)
             assert columns.counts[row] == pytest.approx(item.count, rel=1e-6)
             assert columns.n_positive[row] == item.n_positive
+            of_ratings = slow.ratings.items.get(one.item, ReferenceBias())
+            assert columns.rating_sum[row] == pytest.approx(of_ratings.sum, rel=1e-3, abs=2e-3)
+            assert columns.rating_n[row] == of_ratings.n
             assert columns.ring_count[row] == slow.ring.count(one.item)
             assert columns.short_count[row] == slow.pushed[-config.n_ring_short :].count(one.item)
             for name in ("fast", "slow", "starts"):
