@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from streams.batch import NOT_BAD, EventBatch, Message, RawBatch
 from streams.codec import EventCodec
 from streams.dead_letters import FloodGuard
 from streams.errors import StreamsError
-from streams.event_columns import EventColumns
+
+if TYPE_CHECKING:  # the doctor does without compiled functions
+    from streams.event_columns import EventColumns
 
 LookBack = Callable[[int, int, int], AsyncIterator[list[Message]]]
 """(partition, next_offset, n_offsets) -> the messages before, in portions. Raises BrokerAway."""

@@ -95,7 +95,8 @@ def seldom_used(
 ) -> NDArray[np.int64]:  # fmt: skip
     """Up to `most` rows that fewer than `OFTEN` items name, least used and learned first.
 
-    named: rows as items name them, -1: none. taken, learned: (n_rows,); rows that must stay.
+    named: rows as items name them, -1: none. taken, learned: (n_rows,); taken: rows that must stay,
+    or that nobody has.
     """
     uses = np.bincount(named[named >= 0].ravel(), minlength=n_rows)[:n_rows]
     rows = np.flatnonzero((uses < OFTEN) & ~taken)

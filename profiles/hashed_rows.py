@@ -98,7 +98,7 @@ class HashedRows(ABC):
         if not new:
             return rows
         first = len(self)
-        appended = np.array(new[: self._most - first], np.uint64)
+        appended = np.array(new[: max(0, self._most - first)], np.uint64)
         taking = new[len(appended) :][: len(self._free)] if freed else []
         if len(appended):
             end = first + len(appended)

@@ -210,7 +210,7 @@ class ItemTable:
             often = tokens.gate.often(flat[unknown], owners[unknown])
             if len(often) > tokens.n_free:
                 named, n = self.columns.text[: len(self)], len(tokens)
-                taken = _named_in(found, n)
+                taken = _named_in(found, n) | (tokens.columns.hash[:n] == 0)
                 sums, most = tokens.columns.sums[:n], tokens.most_at_once
                 given_up = seldom_used(named, n, taken, sums, most)
                 self._forget(named, given_up, n)
@@ -233,7 +233,8 @@ class ItemTable:
             often = groups.gate.often(of_facet[unknown], self.hashes[rows[unknown]])
             if len(often) > groups.n_free:
                 named, n = columns.facets[: len(self)], len(groups)
-                taken, counts = _named_in(found.ravel(), n), groups.columns.counts[:n]
+                taken = _named_in(found.ravel(), n) | (groups.columns.hash[:n] == 0)
+                counts = groups.columns.counts[:n]
                 given_up = seldom_used(named, n, taken, counts, groups.most_at_once)
                 self._forget(named, given_up, n)
                 groups.give_up(given_up)

@@ -94,6 +94,16 @@ def put_ratings(ratings: Ratings, arrays: dict[str, bytes]) -> None:
         getattr(ratings, name)[places] = np.frombuffer(arrays[name], np.float32)
 
 
+def keep_bounds(sums: NDArray[np.float32], n: NDArray[np.float32], rows: NDArray[np.int32]) -> None:
+    """After others' differences were added: no item's bias goes beyond the stars there are.
+
+    Workers that fade a bias in the same moment take away more ratings together than it has; the
+    sum would be left without its count, and each worker's cut of it would be told to all.
+    """
+    most = MOST_RATING * (n[rows] + ITEM_DAMPING)
+    sums[rows] = np.where(n[rows] > 0, np.clip(sums[rows], -most, most), 0)
+
+
 @compiled_inner
 def _step(sums: NDArray[np.float32], n: NDArray[np.float32], row: Integer, rest: Real,
           damping: Real) -> None:  # fmt: skip

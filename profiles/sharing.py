@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiles.decay import decayed_all
+from profiles.ratings import keep_bounds
 from profiles.shape import FoldConfig
 
 LARGEST_HALF = 60_000.0
@@ -34,7 +35,8 @@ class Additive(NamedTuple):
     wire: numpy's name of the type in which they travel. half_life_s: of a decayed count, whose time
     stands in the column ``count_ms`` and whose differences are as of the table's clock; 0: a sum.
     fades: its differences may be negative, and those of several together more than there is: what
-    would be below 0 is 0. seldom: not sent where no row differs.
+    would be below 0 is 0. seldom: not sent where no row differs. within: the column of counts that
+    bounds it, see `keep_bounds`.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Additive(NamedTuple):
     half_life_s: float = 0.0
     fades: bool = False
     seldom: bool = False
+    within: str = ""
 
 
 VECTORS, SUMS = Additive("vectors", "<f2"), Additive("sums", "<f4", fades=True)
@@ -59,7 +62,7 @@ def item_additive(config: FoldConfig) -> tuple[Additive, ...]:
         Additive("slow", "<f4", config.slow_half_life_s),
         Additive("starts", "<f4", config.popularity_half_life_s),
         Additive("n_positive", "<i4"),
-        Additive("rating_sum", "<f4", seldom=True),
+        Additive("rating_sum", "<f4", seldom=True, within="rating_n"),
         Additive("rating_n", "<f4", fades=True, seldom=True),
     )
 
@@ -204,6 +207,7 @@ class Sharing:
             change = self._publish(table, rows, column, clock_ms)
             if change.any() or not column.seldom:
                 columns[column.name] = change
+        _bounded(self.public, self._additive, rows)
         if "count_ms" in self.public:
             self.public["count_ms"][rows] = clock_ms
         new = np.flatnonzero(~self._told[rows])
@@ -261,6 +265,7 @@ class Sharing:
         for column in self._additive:
             now = self._as_of(public, column, every, clock_ms)
             columns[column.name][every] = _whole(column, now + pending[column.name])
+        _bounded(columns, self._additive, every)
         if "count_ms" in public:
             columns["count_ms"][every] = clock_ms
         if self._named:
@@ -334,6 +339,15 @@ def _whole(column: Additive, values: NDArray[Any]) -> NDArray[Any]:
     return np.maximum(values, 0) if column.fades else values
 
 
+def _bounded(
+    columns: Mapping[str, NDArray[Any]], additive: tuple[Additive, ...], rows: NDArray[np.int32]
+) -> None:
+    """Sums whose counts faded in several places at once: as far from 0 as the counts allow."""
+    for column in additive:
+        if column.within:
+            keep_bounds(columns[column.name], columns[column.within], rows)
+
+
 def rows_of_hashes(
     keys: NDArray[np.uint64], values: NDArray[np.int32], hashes: NDArray[np.uint64]
 ) -> NDArray[np.int32]:
@@ -375,5 +389,6 @@ def add_changes(
             )
         else:
             column[rows] = _whole(kind, column[rows] + more.astype(column.dtype))
+    _bounded(columns, additive, rows)
     if "count_ms" in columns:
         columns["count_ms"][rows] = clock_ms

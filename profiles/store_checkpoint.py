@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from profiles.errors import Fenced, ProfilesError, RecordCorrupt, StoreMismatch, StoreWentBack
-from profiles.packed import PackedRecords
+
+if TYPE_CHECKING:  # who only looks at the store does without compiled functions
+    from profiles.packed import PackedRecords
 
 Gap = tuple[int, int]
 """Offsets [from, to) that the log does not hold."""

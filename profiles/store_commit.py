@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
@@ -24,7 +24,6 @@ from profiles.errors import (
     StoreFull,
     StoreMismatch,
 )
-from profiles.packed import PackedRecords
 from profiles.store_checkpoint import (
     Acquired,
     Claim,
@@ -213,8 +212,8 @@ class Fence:
         keys, partition = self._keys, self._partition
         body = []
         head = keys.record_head[partition]
-        if isinstance(batch.records, PackedRecords) and len(batch.records):
-            body.append(batch.records.mset(head))
+        if not isinstance(batch.records, Sequence):
+            body += [batch.records.mset(head)] if len(batch.records) else []
         elif batch.records:
             flat: list[bytes] = [b"MSET"]
             for user_id, record in batch.records:

@@ -33,7 +33,7 @@ Address = tuple[str, int]
 HOME: Address = ("", 0)
 
 SLOWEST_BYTES_PER_S = 1_000_000
-"""A commit of 4,000 events has some 4 MB: on a link slower than this it would be sent again and
+"""A commit of 8,000 events has some 4 MB: on a link slower than this it would be sent again and
 again, and never arrive, were its size not allowed for."""
 
 _PASSING = ("CLUSTERDOWN", "TRYAGAIN", "READONLY", "MASTERDOWN", "NOREPLICAS", "BUSY", "LOADING")

@@ -17,7 +17,8 @@ from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import READ_COMMITTED, FetchResult
 from aiokafka.errors import CorruptRecordException
 
-_TAUGHT = "_foldstream_bulk"
+_TAUGHT = "_foldstream_taught"
+_BULK = "_foldstream_bulk"
 
 
 def in_bulk(value: bytes | None) -> bytes | None:
@@ -40,12 +41,18 @@ def _getting(getall: Any) -> Any:
             return found
         if not self.check_assignment(self._topic_partition):
             return []
-        if not isinstance(records._records_iterator, _Bulk):
-            records._records_iterator = _Bulk(records)
-        taken, ended = records._records_iterator.take(max_records)
+        bulk: _Bulk | None = getattr(self, _BULK, None)
+        if bulk is None:
+            # aiokafka's own generator, which nobody began, names the records that name it: a cycle,
+            # and with it the whole answer would stay until the garbage collector comes.
+            records._records_iterator = None
+            bulk = _Bulk(records)
+            setattr(self, _BULK, bulk)
+        taken, ended = bulk.take(max_records)
         self._update_position()
         if ended:
             self._partition_records = None
+            setattr(self, _BULK, None)
         return taken
 
     return taught
@@ -66,7 +73,7 @@ class _Bulk:
             batch = next(self._batches, None)
             if batch is None:
                 return taken, True
-            taken = taken + batch if taken else batch
+            taken += batch
         self._rest = taken[most:]
         del taken[most:]
         self._records.next_fetch_offset = taken[-1].offset + 1

@@ -116,6 +116,8 @@ def _n_bytes(records: Sequence[BatchMessage]) -> int:
     for record in records:
         if record.value is not None:
             total += len(record.value)
+        if record.key is not None:
+            total += len(record.key)
         if record.headers:
             total += sum(len(name) + len(content or b"") for name, content in record.headers)
     return total

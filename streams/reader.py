@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -182,7 +183,7 @@ class PartitionReader:
         self._fetch_task: asyncio.Task[None] | None = None
         self._stopping = False
         self._turned_at = time.monotonic()
-        self._n_corrupt = 0
+        self._n_corrupt: Counter[str] = Counter()  # by error, answers in a row
         self.failed: asyncio.Future[None]
         """From the start on: gets the exception that ended the reader; never a result."""
 
@@ -404,7 +405,10 @@ class PartitionReader:
             await self._recover(error, buffers)
             return
         # From here to the end of the loop: no await that could suspend, see the module's head.
-        self._n_corrupt = 0
+        if self._n_corrupt:
+            sound = list(map(str, fetched))  # its error names the partition in its text alone
+            for text in [t for t in self._n_corrupt if any(tp in t for tp in sound)]:
+                del self._n_corrupt[text]
         for tp, buffer in buffers.items():
             if buffer.state is not State.READING:
                 continue  # closed by a rebalance, or moved by a seek that failed
@@ -430,8 +434,8 @@ class PartitionReader:
         exception; the ends of the buffers are what was really received.
         """
         if isinstance(error, CorruptRecordException):
-            self._n_corrupt += 1
-            if self._n_corrupt >= CORRUPT_TRIES:
+            self._n_corrupt[str(error)] += 1
+            if self._n_corrupt[str(error)] >= CORRUPT_TRIES:
                 raise StreamsError(
                     f"{self.topic}: damaged record batch, {CORRUPT_TRIES} times: {error}; restore "
                     "the partition from a replica"

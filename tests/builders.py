@@ -111,7 +111,11 @@ async def set_aside(settings: Settings, max_bytes: int = 512 * 1024) -> int:
     topics = settings.topics()
     codec = EventCodec([kind.name for kind in settings.kinds])
     records = await messages_of(settings, topics.events.name)
-    rejects = [r for one in records for r in codec.decode_batch(RawBatch(0, 0, 1, [one])).rejects]
+    rejects = [
+        r
+        for one in records
+        for r in codec.decode_batch(RawBatch(one.partition, 0, 1, [one])).rejects
+    ]
     async with Producer(settings.kafka, topics) as producer:
         await producer.send_dead_letters(rejects, topics.events.name, max_bytes)
     return len(rejects)

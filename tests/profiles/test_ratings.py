@@ -220,3 +220,33 @@ def test_a_delta_of_a_shop_without_ratings_has_no_columns_of_them() -> None:
     assert changes is not None
     assert {"vectors", "n_positive"} <= changes.columns.keys()
     assert not {"rating_sum", "rating_n"} & changes.columns.keys()
+
+
+@pytest.mark.parametrize(("n_workers", "at_first"), [(3, 200), (16, 14)])
+def test_workers_who_fade_the_same_ratings_leave_a_bias_where_it_is(
+    n_workers: int, at_first: int
+) -> None:
+    """Each takes away what is too much: together more than there is."""
+    tables = [ItemTable(SHAPE, CONFIG) for _ in range(n_workers)]
+    for table in tables:
+        table.intern(["a"])
+        table.share()
+    biases = []
+    for turn in range(6):
+        sent = []
+        for number, table in enumerate(tables):
+            n = at_first if turn == 0 else 1
+            # New users, who know no other item: what is left to explain is the item's.
+            fold(table, [review(1_000 * turn + k, f"{turn}-{number}-{k}", "a", 4.0)
+                         for k in range(n)])  # fmt: skip
+            table.take_delta()
+            changes = table.take_changes(100, 0)
+            assert changes is not None
+            sent.append(changes)
+        for number, table in enumerate(tables):
+            for sender, changes in enumerate(sent):
+                if sender != number:
+                    table.add_changes(changes)
+        columns = tables[0].columns
+        biases.append(float(columns.rating_sum[0] / (columns.rating_n[0] + ITEM_DAMPING)))
+    assert all(-0.5 <= bias <= 2 for bias in biases), biases

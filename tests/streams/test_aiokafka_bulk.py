@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,3 +123,22 @@ def test_a_position_that_moved_meanwhile_gives_nothing() -> None:
     result.state.position = 5
     assert result.getall(10) == []
     assert not result.has_more()
+
+
+def test_an_answer_is_gone_with_its_last_message_or_when_it_is_dropped() -> None:
+    """A worker's garbage collector comes rarely: what is in a cycle would stay for long."""
+    teach()
+    data = record_batch(0, [0, 1, 2], 2, None, None, 0)
+    gc.disable()
+    try:
+        for most in (None, 2):
+            result = result_of((data, [], 0), in_bulk)
+            answer = weakref.ref(result._partition_records)
+            taken = result.getall(most)
+            assert len(taken) == (most or 3)
+            if most is None:
+                assert answer() is None
+            del result
+            assert answer() is None
+    finally:
+        gc.enable()
