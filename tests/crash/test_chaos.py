@@ -41,8 +41,9 @@ SHARES = {
 }
 """Scenario -> size. The longest come first, so that none of them is left alone at the end."""
 
-AT_ONCE = 3
-"""Each has servers and workers of its own, and waits most of the time."""
+AT_ONCE = 2
+"""Each has servers and workers of its own, and waits half of the time. With three on two cores that
+others use as well, the driver's own look at a store took longer than its time-out."""
 
 TIMED = re.compile(
     r"""
@@ -78,7 +79,8 @@ async def test_a_small_share_of_every_scenario_passes(tmp_path: Path) -> None:
         for failure in outcome.failures
         if not TIMED.match(failure)
     ]
-    assert not failed, [(outcome.scenario, outcome.took_s) for outcome in outcomes]
+    took = ", ".join(f"{outcome.scenario} {outcome.took_s:.0f} s" for outcome in outcomes)
+    assert not failed, "\n".join([*failed, took])
 
 
 def test_only_checks_of_how_long_something_took_are_dropped() -> None:
