@@ -3,7 +3,7 @@
 Each is the smallest that still strikes. Not here: links, slow neighbours and the soak
 (tests/agents/chaos/test_links.py), hostile input (test_hostile_scenarios.py), between-steps, which
 has a test of its own in one process, kill-of-two (test_several_workers.py), upgrade and promote
-(tests/pipeline/test_upgrade.py, test_generations.py), and kill-16, which is kill on more partitions.
+(tests/pipeline/test_upgrade.py, test_generations.py), and kill-16: kill on more partitions.
 """
 
 from __future__ import annotations
