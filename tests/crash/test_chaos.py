@@ -2,8 +2,8 @@
 
 Each is the smallest that still strikes. Not here: links, slow neighbours and the soak
 (tests/agents/chaos/test_links.py), hostile input (test_hostile_scenarios.py), between-steps, which
-has a test of its own in one process, kill-of-two (test_several_workers.py), and kill-16, which is
-kill on more partitions.
+has a test of its own in one process, kill-of-two (test_several_workers.py), upgrade and promote
+(tests/pipeline/test_upgrade.py, test_generations.py), and kill-16: kill on more partitions.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from agents.chaos.runner import run_scenario
 from agents.chaos.scenario import Outcome, Plan
 
 SHARES = {
-    "promote": 0.02,
     "broker": 0.1,
     "cancel-storm": 0.1,
     "nemesis": 0.2,
     "rescale": 0.02,
     "zombie": 1.0,
     "kill": 0.02,
-    "upgrade": 0.02,
     "clock-jump": 0.05,
     "store-kill": 0.1,
     "aof-cut": 0.1,
@@ -41,8 +39,9 @@ SHARES = {
 }
 """Scenario -> size. The longest come first, so that none of them is left alone at the end."""
 
-AT_ONCE = 3
-"""Each has servers and workers of its own, and waits most of the time."""
+AT_ONCE = 2
+"""Each has servers and workers of its own, and waits half of the time. With three on two cores that
+others use as well, the driver's own look at a store took longer than its time-out."""
 
 TIMED = re.compile(
     r"""
@@ -50,7 +49,6 @@ TIMED = re.compile(
           the\ broker's\ return | the\ store's\ return | a\ kill)
     | no\ partition\ stands\ still\ for\ (more\ than\ )?[\d.]+\ s(,\ whoever\ was\ killed)?(:|$)
     | /readyz\ (says|names)\ .*\bwithin\ [\d.]+\ s
-    | the\ service\ stands\ still\ for\ [\d.]+\ s\ at\ most
     | the\ longest\ pause\ of\ a\ partition\ in\ a\ change\ is\ under\ [\d.]+\ s
     | a\ zombie\ rejoins\ or\ ends\ within\ [\d.]+\ s
     | [\d.]+\ s\ after\ the\ last\ fault\ all\ is\ folded
@@ -78,7 +76,8 @@ async def test_a_small_share_of_every_scenario_passes(tmp_path: Path) -> None:
         for failure in outcome.failures
         if not TIMED.match(failure)
     ]
-    assert not failed, [(outcome.scenario, outcome.took_s) for outcome in outcomes]
+    took = ", ".join(f"{outcome.scenario} {outcome.took_s:.0f} s" for outcome in outcomes)
+    assert not failed, "\n".join([*failed, took])
 
 
 def test_only_checks_of_how_long_something_took_are_dropped() -> None:
