@@ -3,7 +3,8 @@
 Each is the smallest that still strikes. Not here: links, slow neighbours and the soak
 (tests/agents/chaos/test_links.py), hostile input (test_hostile_scenarios.py), between-steps, which
 has a test of its own in one process, kill-of-two (test_several_workers.py), upgrade and promote
-(tests/pipeline/test_upgrade.py, test_generations.py), and kill-16: kill on more partitions.
+(tests/pipeline/test_upgrade.py, test_generations.py), failover and minority (tests/contracts),
+explode and fake-users (test_exploding.py, test_ring.py), and kill-16: kill on more partitions.
 """
 
 from __future__ import annotations
@@ -28,14 +29,10 @@ SHARES = {
     "clock-jump": 0.05,
     "store-kill": 0.1,
     "aof-cut": 0.1,
-    "failover": 0.3,
-    "minority": 0.3,
     "store-memory": 0.3,
     "disk-full": 0.3,
     "restore": 0.02,
     "gap": 0.02,
-    "explode": 0.003,
-    "fake-users": 0.02,
 }
 """Scenario -> size. The longest come first, so that none of them is left alone at the end."""
 
