@@ -4,7 +4,8 @@ Each is the smallest that still strikes. Not here: links, slow neighbours and th
 (tests/agents/chaos/test_links.py), hostile input (test_hostile_scenarios.py), between-steps, which
 has a test of its own in one process, kill-of-two (test_several_workers.py), upgrade and promote
 (tests/pipeline/test_upgrade.py, test_generations.py), failover and minority (tests/contracts),
-explode and fake-users (test_exploding.py, test_ring.py), and kill-16: kill on more partitions.
+explode and fake-users (test_exploding.py, test_ring.py), cancel-storm (test_cancelled.py), restore
+and gap (test_backup.py, test_gaps.py), and kill-16: kill on more partitions.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from agents.chaos.scenario import Outcome, Plan
 
 SHARES = {
     "broker": 0.1,
-    "cancel-storm": 0.1,
     "nemesis": 0.2,
     "rescale": 0.02,
     "zombie": 1.0,
@@ -31,8 +31,6 @@ SHARES = {
     "aof-cut": 0.1,
     "store-memory": 0.3,
     "disk-full": 0.3,
-    "restore": 0.02,
-    "gap": 0.02,
 }
 """Scenario -> size. The longest come first, so that none of them is left alone at the end."""
 
