@@ -12,10 +12,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams import event_columns
+from streams import event_columns, event_pass
 from streams.batch import EventBatch, RawBatch
 from streams.codec import EventCodec
-from streams.event_columns import MOST_HASHED, SECRET, ColumnDecoder, EventColumns, warmup
+from streams.event_columns import ColumnDecoder, EventColumns, warmup
+from streams.event_pass import MOST_HASHED, SECRET
 from streams.events import ItemEvent
 
 CODEC = EventCodec(["favourite"], max_bytes=600)
@@ -97,7 +98,7 @@ def test_the_hash_is_xxh3_for_every_length_that_is_hashed_here() -> None:
     random = np.random.default_rng(1)
     for n in range(1, MOST_HASHED + 1):
         data = random.integers(0, 256, n, np.uint8)
-        hashed = event_columns._xxh3(data, 0, n, SECRET)
+        hashed = event_pass.xxh3(data, 0, n, SECRET)
         assert int(hashed) == xxhash.xxh3_64_intdigest(data.tobytes()), n
 
 
@@ -143,7 +144,7 @@ def test_a_batch_cut_by_what_is_kept_stays_parallel() -> None:
     assert kept.item_ids == ["i", "", "i", "", "i", ""]
 
 
-NAMES = [*event_columns.FIELDS, "rating", "query", "text", "more", "Type", "ts\\u0020", ""]
+NAMES = [*event_pass.FIELDS, "rating", "query", "text", "more", "Type", "ts\\u0020", ""]
 NUMBERS = [
     "0", "1", "5", "-1", "01", "1.5", "1.", ".5", "1e3", "100000", "100001", "1000000", "1000001",
     "99999999", "999999999", "1000000000", "1000000001", "4102444800000", "4102444800001",
