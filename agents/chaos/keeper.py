@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from agents.chaos.background import ended
 from agents.chaos.worker_process import WorkerProcess
 
 LOOK_S = 0.25
@@ -59,11 +60,7 @@ class Keeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
-            if isinstance(ended, Exception):
-                raise ended
+        await ended(self._task)
         await asyncio.gather(*(worker.kill() for worker in self.workers if worker.alive()))
 
     async def keep(self, worker: WorkerProcess) -> None:

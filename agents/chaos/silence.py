@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from agents.chaos.background import ended
 from agents.chaos.worker_process import WorkerProcess
 
 LOOK_S = 0.25
@@ -47,11 +48,7 @@ class Listener:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
-            if isinstance(ended, Exception):
-                raise ended
+        await ended(self._task)
 
     async def _listen(self) -> None:
         while True:

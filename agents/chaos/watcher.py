@@ -15,6 +15,7 @@ from typing import Self
 
 import redis
 
+from agents.chaos.background import ended
 from agents.chaos.bed import Bed
 from agents.store_access import store_of
 from profiles.errors import StoreAway
@@ -89,12 +90,10 @@ class Watcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await ended(self._task)
+        finally:
             await self._store.close()
-            if ended is not None and not isinstance(ended, asyncio.CancelledError):
-                raise ended  # what it did not see can't be vouched for
 
     def _keep_log(self) -> None:
         for node in self._bed.nodes:
