@@ -72,7 +72,9 @@ def register(app: typer.Typer) -> None:
             int | None,
             typer.Option(min=1, help="Fake users that push one item: what honest users lose."),
         ] = None,
-        attack_visits: Annotated[int, typer.Option(min=1, help="Of each fake user.")] = 1,
+        attack_visits: Annotated[
+            int | None, typer.Option(min=1, help="With --attack: of each fake user. Default: 1.")
+        ] = None,
         every: Annotated[int, typer.Option(min=1, help="Rank each n-th event only.")] = 1,
         tenths: Annotated[
             bool, typer.Option("--tenths", help="Rank the first half too; show each tenth.")
@@ -92,6 +94,10 @@ def register(app: typer.Typer) -> None:
             raise UsageError("--workers goes with --through-kafka")
         if rate is not None and workers is None:
             raise UsageError("--rate goes with --workers")
+        if attack_visits is not None and attack is None:
+            raise UsageError("--attack-visits goes with --attack")
+        if through_kafka:
+            refuse("--through-kafka", {"--seed": seed})
         if through_kafka and attack is not None:
             raise UsageError("--through-kafka and --attack: choose one")
         if through_kafka or attack is not None:
@@ -139,7 +145,9 @@ def register(app: typer.Typer) -> None:
                     )
                 return
             if attack is not None:
-                outcome = attacked(stream, fold, attack, attack_visits, kinds, seed, on_progress)
+                outcome = attacked(
+                    stream, fold, attack, attack_visits or 1, kinds, seed, on_progress
+                )
                 progress.stop()
                 output.result(outcome)
                 show_attack(output, outcome)

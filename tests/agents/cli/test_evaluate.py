@@ -14,6 +14,8 @@ from agents.cli.common import Exit
         ("--workers 2", "--through-kafka"),
         ("--rate 9", "--workers"),
         ("--through-kafka --rate 9", "--workers"),
+        ("--attack-visits 5", "--attack"),
+        ("--through-kafka --seed 1", "no use for --seed"),
         ("--through-kafka --attack 5", "choose one"),
         ("--through-kafka --every 2", "no use for --every"),
         ("--attack 5 --plot p.svg", "no use for --plot"),
