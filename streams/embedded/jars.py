@@ -3,15 +3,18 @@
 Owns the cache folder (`FOLDSTREAM_CACHE`, else `$XDG_CACHE_HOME/foldstream`, else
 `~/.cache/foldstream`). What stays true: a jar is handed out only when its SHA-256 is the one in
 `kafka-4.3.1.sha256`, checked at every start (44 MB, about 0.1 s); a damaged one is fetched again.
+One process fetches at a time: others of the same cache wait for it and find what it brought.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from streams.errors import EmbeddedError
@@ -52,17 +55,14 @@ def kafka_jars(cache: Path | None = None, fetches: Iterable[Fetch] | None = None
     """
     pins = read_pins()
     folder = (cache or cache_folder()) / f"kafka-{KAFKA_VERSION}"
-    wrong = _wrong(folder, pins)
     faults: list[str] = []
-    for fetch in fetches if fetches is not None else (_with_jgo, _with_jgo_afresh):
-        if not wrong:
-            break
+    if wrong := _wrong(folder, pins):
         try:
-            _bring(folder, wrong, pins, fetch, faults)
-        except (OSError, RuntimeError, ValueError) as error:
-            # What jgo raises for no network, a missing artifact and a bad answer.
+            with _only_one(folder):
+                ways = FETCHES if fetches is None else fetches
+                wrong = _fetch_missing(folder, pins, ways, faults)
+        except OSError as error:
             faults.append(f"{type(error).__name__}: {error}")
-        wrong = _wrong(folder, pins)
     if wrong:
         raise EmbeddedError(
             f"the broker's jars can't be had: {len(wrong)} of {len(pins)} of {COORDINATES} are "
@@ -71,6 +71,33 @@ def kafka_jars(cache: Path | None = None, fetches: Iterable[Fetch] | None = None
             "or use a broker of your own: --kafka HOST:PORT"
         )
     return [folder / name for name in pins]
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Wait until no other process fetches into this folder; the kernel frees a dead one's lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_missing(
+    folder: Path, pins: Mapping[str, str], fetches: Iterable[Fetch], faults: list[str]
+) -> list[str]:
+    """Try each way in turn until every jar is right; returns the names of those that are not."""
+    wrong = _wrong(folder, pins)
+    for fetch in fetches:
+        if not wrong:
+            break
+        try:
+            _bring(folder, wrong, pins, fetch, faults)
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
+            # What jgo raises for no network, a missing artifact, a bad answer, and where another
+            # program fetches into the same Maven repository.
+            faults.append(f"{type(error).__name__}: {error}")
+        wrong = _wrong(folder, pins)
+    return wrong
 
 
 def _wrong(folder: Path, pins: Mapping[str, str]) -> list[str]:
@@ -90,7 +117,6 @@ def _bring(
     folder: Path, wrong: list[str], pins: Mapping[str, str], fetch: Fetch, faults: list[str]
 ) -> None:
     """Fetch once and move what is right into `folder`; a reader never sees half a jar."""
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetch-") as scratch:
         found = {path.name: path for path in fetch(Path(scratch))}
         for name in wrong:
@@ -121,3 +147,6 @@ def _with_jgo_afresh(scratch: Path) -> Iterable[Path]:
     context = MavenContext(repo_cache=scratch / "maven")
     builder = EnvironmentBuilder(context=context, cache_dir=scratch / "jgo")
     return list(builder.from_endpoint(COORDINATES).all_jars)
+
+
+FETCHES: tuple[Fetch, ...] = (_with_jgo, _with_jgo_afresh)

@@ -30,14 +30,13 @@ def _tools_jars(scratch: Path) -> list[Path]:
 @pytest.fixture(scope="session")
 def kafka_tool(stack: Stack) -> Tool:
     """``kafka_tool("ConsoleProducer", "--topic", "t", stdin="...")`` -> what it printed."""
-    from streams.embedded.jars import _bring, _wrong
+    from streams.embedded.jars import _fetch_missing, _only_one
 
     pins = read_pins(PINS)
     folder = cache_folder() / f"kafka-tools-{KAFKA_VERSION}"
     faults: list[str] = []
-    if missing := _wrong(folder, pins):
-        _bring(folder, missing, pins, _tools_jars, faults)
-    assert not _wrong(folder, pins), faults
+    with _only_one(folder):
+        assert not _fetch_missing(folder, pins, [_tools_jars], faults), faults
     jars = [*kafka_jars(), *(folder / name for name in pins)]
 
     def run(name: str, *arguments: str, stdin: str = "") -> str:

@@ -1,7 +1,10 @@
 """The broker's jars: pinned, cached, repaired, and not missed without a word."""
 
 import os
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,36 @@ def test_a_damaged_jar_is_fetched_again(cache: Path, good: Path) -> None:
     victim.write_bytes(b"damaged")
     jars.kafka_jars(cache, [no_network, lambda scratch: good.iterdir()])
     assert victim.read_bytes() == (good / victim.name).read_bytes()
+
+
+def test_of_two_that_miss_jars_one_fetches_and_the_other_waits(tmp_path: Path, good: Path) -> None:
+    fetching, n_fetches = threading.Event(), 0
+
+    def slow(scratch: Path) -> Iterable[Path]:
+        nonlocal n_fetches
+        n_fetches += 1
+        fetching.set()
+        with pytest.raises(FutureTimeoutError):  # the other is there, and has nothing yet
+            other.result(timeout=0.3)
+        return good.iterdir()
+
+    with ThreadPoolExecutor(2) as pool:
+        ready = threading.Event()
+        other = pool.submit(
+            lambda: (ready.set(), fetching.wait(), jars.kafka_jars(tmp_path, [slow]))[-1]
+        )
+        ready.wait()
+        first = jars.kafka_jars(tmp_path, [slow])
+        assert other.result(timeout=20) == first
+    assert n_fetches == 1
+
+
+def test_a_way_that_breaks_is_followed_by_the_next(tmp_path: Path, good: Path) -> None:
+    def breaks(scratch: Path) -> Iterable[Path]:
+        raise AssertionError  # jgo's, where another program wrote the same file meanwhile
+
+    found = jars.kafka_jars(tmp_path, [breaks, lambda scratch: good.iterdir()])
+    assert [jar.parent for jar in found] == [tmp_path / good.name] * len(jars.read_pins())
 
 
 def test_a_jar_with_another_hash_is_never_handed_out(tmp_path: Path, good: Path) -> None:
