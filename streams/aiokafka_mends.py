@@ -7,8 +7,10 @@ that it has; a test shows that it is still needed. aiokafka is pinned below 0.15
 from __future__ import annotations
 
 import weakref
+from contextvars import ContextVar
 from typing import Any
 
+from aiokafka import client as client_module
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
@@ -26,6 +28,59 @@ def mend() -> None:
         setattr(AIOKafkaConnection, _MENDED, True)
         AIOKafkaConnection.send = _sending(AIOKafkaConnection.send)
         AIOKafkaClient.send = _asking(AIOKafkaClient.send)
+        AIOKafkaClient.bootstrap = _bootstrapping(AIOKafkaClient.bootstrap)
+        client_module.create_conn = _noting(client_module.create_conn)
+
+
+class _Bootstrap:
+    """The connections that one bootstrap makes, while it runs.
+
+    An object, emptied in the end: tasks that a bootstrap begins keep its context for good.
+    """
+
+    def __init__(self) -> None:
+        self.runs = True
+        self.connections: list[Any] = []
+
+
+_bootstrap: ContextVar[_Bootstrap | None] = ContextVar("_bootstrap", default=None)
+
+
+def _bootstrapping(bootstrap: Any) -> Any:
+    """A mend of `AIOKafkaClient.bootstrap`.
+
+    Cancelled while it waits for the metadata (whoever starts the client has a time-out), it leaves
+    the connection that it asked on open, and nobody knows it any more.
+    """
+
+    async def mended(self: Any) -> None:
+        this = _Bootstrap()
+        token = _bootstrap.set(this)
+        try:
+            await bootstrap(self)
+        except BaseException:
+            for connection in this.connections:
+                connection.close()
+            raise
+        finally:
+            this.runs = False
+            this.connections.clear()
+            _bootstrap.reset(token)
+
+    return mended
+
+
+def _noting(create_conn: Any) -> Any:
+    """`create_conn`, with a note of what it made for the mend of `bootstrap`."""
+
+    async def mended(*args: Any, **settings: Any) -> Any:
+        connection = await create_conn(*args, **settings)
+        this = _bootstrap.get()
+        if this is not None and this.runs:
+            this.connections.append(connection)
+        return connection
+
+    return mended
 
 
 def _asking(send: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvloop
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -66,6 +66,29 @@ async def test_two_requests_that_time_out_together_both_say_so(kafka: str) -> No
         )
         assert [type(outcome) for outcome in outcomes] == [RequestTimedOutError] * 2
     await client.close()
+
+
+async def test_a_bootstrap_that_is_cancelled_leaves_no_connection(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mend()
+    asked = []
+    send = AIOKafkaConnection.send
+
+    def cancelled_at_metadata(self: Any, request: Any, expect_response: bool = True) -> Any:
+        if isinstance(request, MetadataRequest):
+            asked.append(self)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        return send(self, request, expect_response)
+
+    monkeypatch.setattr(AIOKafkaConnection, "send", cancelled_at_metadata)
+    client = AIOKafkaClient(bootstrap_servers=kafka)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(client.bootstrap())
+    await client.close()
+    assert [connection.connected() for connection in asked] == [False]
 
 
 def test_a_write_on_a_connection_that_was_just_reset_is_a_connection_error(kafka: str) -> None:
