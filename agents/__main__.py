@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import platform
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -60,12 +63,27 @@ def build(command: str | None = None) -> typer.Typer:
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 broker or store not "
         "there, 4 a check found a difference, 130 Ctrl-C.",
     )
-    app.callback()(lambda: None)  # or typer would make a single command the whole program
+    app.callback()(_before_any)
     modules = [COMMANDS[command]] if command in COMMANDS else dict.fromkeys(COMMANDS.values())
     for name in modules:
         importlib.import_module(f"agents.cli.{name}").register(app)
     _reflow(app)
     return app
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foldstream {version('foldstream')} (Python {platform.python_version()})")
+        raise typer.Exit
+
+
+def _before_any(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """What stands before the command. Without it typer makes a single command the whole program."""
 
 
 def _reflow(app: typer.Typer) -> None:
