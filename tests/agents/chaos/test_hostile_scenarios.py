@@ -1,29 +1,16 @@
-"""The scenarios of hostile input at a size that fits the tests."""
+"""What the scenarios of hostile input check; shares of them: tests/crash/test_chaos.py."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from agents.chaos.catalogue import chosen
 from agents.chaos.hostile import HUGE, LISTED
-from agents.chaos.runner import run_scenario
 from agents.chaos.scenario import Plan, Report
 from agents.chaos.scenarios import fuzz
 from agents.chaos.scenarios.hostile import _check_kinds
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "share"), [("hostile", 0.005), ("flood", 0.1)])
-async def test_hostile_input_is_set_aside_and_the_rest_is_folded(
-    name: str, share: float, tmp_path: Path
-) -> None:
-    (scenario,) = chosen([name])
-    outcome = await run_scenario(scenario, Plan(7, 1.0, share), tmp_path / "bed", "-")
-    assert outcome.failures == []
 
 
 def test_a_kind_that_never_came_or_was_not_refused_is_named() -> None:

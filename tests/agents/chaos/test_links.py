@@ -1,4 +1,4 @@
-"""Small shares of what `foldstream chaos` does with links, slow neighbours and long runs."""
+"""What chaos makes links and judges long runs with; small shares: tests/crash/test_chaos.py."""
 
 from __future__ import annotations
 
@@ -8,34 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.chaos.bed import made_bed
-from agents.chaos.catalogue import chosen
 from agents.chaos.drift import drift
 from agents.chaos.links import linked
-from agents.chaos.scenario import Plan, Report
-
-
-async def run_share(name: str, folder: Path, share: float, minutes: float = 0.5) -> Report:
-    """One run of a scenario at a share of its size."""
-    (scenario,) = chosen([name])
-    report = Report()
-    async with made_bed(
-        folder, partitions=scenario.partitions, store=scenario.store, overrides=scenario.settings
-    ) as bed:
-        await scenario.run(bed, random.Random(1), report, Plan(1, minutes, share))
-    return report
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize(
-    ("name", "share"),
-    [("links", 0.05), ("slow-store", 0.03), ("slow-scorer", 0.03), ("soak", 0.2)],
-)
-async def test_a_small_share_holds_what_the_whole_promises(
-    name: str, share: float, tmp_path: Path
-) -> None:
-    report = await run_share(name, tmp_path, share)
-    assert report.n_checks > 3
-    assert not report.failures
 
 
 @pytest.mark.timeout(300)
