@@ -98,7 +98,7 @@ class Catalogue(Service):
                         "key_mismatch", "compaction goes by the key, which is not the item_id"
                     )
             except DecodeError as error:
-                self._metrics.dead_letters.labels(error.code).inc()
+                self._metrics.unreadable.labels("items", error.code).inc()
                 self._n_refused += 1
                 if self._n_refused <= SAID or self._n_refused % SAID == 0:
                     logger.warning(

@@ -91,6 +91,12 @@ class Metrics:
         self.dead_letters = Counter(
             "foldstream_dead_letters", "Messages set aside, by reason.", ["code"], registry=r
         )
+        self.unreadable = Counter(
+            "foldstream_messages_unreadable",
+            "Messages of other topics than events that were passed over and kept nowhere else.",
+            ["topic", "code"],  # the topic without its prefix
+            registry=r,
+        )
         self.learned = Counter(
             "foldstream_model_events_learned", "Events that moved item vectors.", registry=r
         )
@@ -206,7 +212,9 @@ class Metrics:
             "foldstream_scoring_skipped", "Changes passed over for a newer one.", registry=r
         )
         self.requests_failed = Counter(
-            "foldstream_requests_failed", "Requests answered with an error.", registry=r
+            "foldstream_requests_failed",
+            "Requests answered with an error, or not at all.",
+            registry=r,
         )
         self.profiles_unreadable = Counter(
             "foldstream_profiles_unreadable",

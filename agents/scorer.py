@@ -223,7 +223,7 @@ class ScoringService(Service):
         try:
             change = decode_change(value)
         except DecodeError as error:
-            self._metrics.dead_letters.labels(error.code).inc()
+            self._metrics.unreadable.labels("profile-changes", error.code).inc()
             logger.error("not a profile change", partition=partition, offset=at, reason=str(error))
             return
         self._users_a_change = max(len(change.users), self._users_a_change // 2, 1)
@@ -405,6 +405,7 @@ class RequestAnswerer:
             request = decode_request(value)
         except DecodeError as error:
             self._metrics.requests_failed.inc()
+            self._metrics.unreadable.labels("requests", error.code).inc()
             logger.warning("not a request", code=error.code, reason=error.detail)
             return
         answer = await self.answer(request)

@@ -215,7 +215,7 @@ class DeltaExchange(Service):
         try:
             deltas = decode_deltas(message.value)
         except DecodeError as error:
-            self._metrics.dead_letters.labels(error.code).inc()
+            self._metrics.unreadable.labels("item-deltas", error.code).inc()
             logger.warning("not item deltas", offset=message.offset, reason=str(error))
             return
         if deltas.generation != self._config.generation:

@@ -56,7 +56,7 @@ async def test_changes_are_followed_and_nonsense_is_counted_and_passed_over(
         await until(lambda: catalogue.out_of_stock == set(), "a is back")
         assert catalogue.version > version
         bad = metrics.registry.get_sample_value(
-            "foldstream_dead_letters_total", {"code": "invalid_json"}
+            "foldstream_messages_unreadable_total", {"topic": "items", "code": "invalid_json"}
         )
         assert bad == 1
         await producer.send_raw(topics.items.name, encode(Item(item_id="x")), b"y")
@@ -70,7 +70,7 @@ async def test_changes_are_followed_and_nonsense_is_counted_and_passed_over(
         await until(lambda: all(catalogue.get(f"p{n}") for n in range(4)), "all four are read")
         assert catalogue.get("x") is None  # under another key it could not be deleted
         refused = metrics.registry.get_sample_value(
-            "foldstream_dead_letters_total", {"code": "key_mismatch"}
+            "foldstream_messages_unreadable_total", {"topic": "items", "code": "key_mismatch"}
         )
         assert refused == 1  # without a key, the broker itself refuses it: the topic is compacted
         await producer.send_item(Item(item_id="end"))
