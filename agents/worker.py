@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from agents import logs
 from agents.app import Worker, build_app, prepare
 from agents.instance import worker_number
+from agents.memory import keep_compact
 from agents.settings import PREFIX, Settings
 
 logger = structlog.get_logger(__name__)
@@ -33,6 +34,7 @@ def run_worker(settings: Settings, build: Callable[[Settings, int], Worker] = bu
     last commit.
     """
     logs.set_up(settings.log_level, settings.log_json)
+    keep_compact()
     with worker_number(settings.data_dir) as number:
         loop = uvloop.new_event_loop()
         # Before Faust starts: its consumer must find the topic of its agent.
