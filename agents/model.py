@@ -212,6 +212,9 @@ class Model(Service):
     def note_handed_back(self, partition: int) -> None:
         """A partition is not folded here any more."""
         self.own.pop(partition, None)
+        if self.items.sharing is not None and partition in self.covers.sent:
+            # What could not be told before (the broker was away) is known here alone.
+            self.learned_to[partition] = self.covers.sent[partition]
         self.covers.forget(partition)
 
     def known_to_all(self) -> dict[int, int]:

@@ -9,6 +9,7 @@ snapshot it goes back to. docs/decisions/0027-item-deltas.md has the accounts.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -130,7 +131,11 @@ class DeltaExchange(Service):
         if self._config.bytes_per_s:
             try:
                 async with asyncio.timeout(DELIVER_S):
-                    await self._say(leaving=True)
+                    async with self._model.saving:  # nobody else sends the same ones
+                        # The last snapshot counts as told what it had made into messages.
+                        told = await self._deliver()
+                    if told:
+                        await self._say(leaving=True)
             except (BrokerAway, TimeoutError) as away:
                 logger.warning("left without a word", reason=repr(away))
 
@@ -224,8 +229,9 @@ class DeltaExchange(Service):
             age_s = max(0.0, (self._now_ms() - message.timestamp) / 1_000)
             if deltas.leaving:
                 self._heard.pop(deltas.sender, None)
-            elif age_s < LISTEN_S:
-                self._heard[deltas.sender] = time.monotonic()
+            elif age_s < LISTEN_S:  # read again, it may be old: it was said when it was said
+                before = self._heard.get(deltas.sender, -math.inf)
+                self._heard[deltas.sender] = max(before, time.monotonic() - age_s)
             if deltas.seq:
                 self._newest[worker_of(deltas.sender)] = message.timestamp
         self._inbox.append((message.offset, deltas))
@@ -265,16 +271,23 @@ class DeltaExchange(Service):
         while not self.should_stop:
             await self.wait(self._look, timeout=self._config.snapshot_interval_s)
             self._look.clear()
-            try:
-                found = await self._store.item_snapshot_base()
-                # The owner of the snapshots is about to write the next one, and its updater settles
-                # a table that is unsettled (the broker went away while it moved).
-                if self._wants(found) and not self._owns_snapshots():
-                    await self._rebase()
-            except (StoreAway, BrokerAway, SnapshotBroken) as away:
-                logger.warning("item snapshot not read", reason=str(away))
+            if not await self.go_to_newest_base():
                 await self.sleep(1.0)
                 self._look.set()
+
+    async def go_to_newest_base(self) -> bool:
+        """Move to the snapshot in the store if it has what no delta tells us; False: one of broker
+        and store is away, or the snapshot is broken."""
+        try:
+            found = await self._store.item_snapshot_base()
+            # The owner of the snapshots is about to write the next one, and its updater settles
+            # a table that is unsettled (the broker went away while it moved).
+            if self._wants(found) and not self._owns_snapshots():
+                await self._rebase()
+        except (StoreAway, BrokerAway, SnapshotBroken) as away:
+            logger.warning("item snapshot not read", reason=str(away))
+            return False
+        return True
 
     async def _rebase(self) -> None:
         lacking, self._lacking = self._lacking, False  # the replay may find that more is missing
@@ -293,7 +306,15 @@ class DeltaExchange(Service):
         version, base = found
         if self._lacking and not self._lacking_at:
             self._lacking_at = version  # the next one holds what we lack, or is before it
+        if self._is_mute():
+            return True
         return base != self._model.base or (self._lacking and version != self._lacking_at)
+
+    def _is_mute(self) -> bool:
+        """Whether we fold and tell nobody. Only the owner of the snapshots may, while it is alone;
+        whoever takes them from it has a base to share."""
+        model = self._model
+        return self._config.sends and bool(model.own) and model.items.sharing is None
 
     # Sending --------------------------------------------------------------------------------
 

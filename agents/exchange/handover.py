@@ -32,15 +32,19 @@ class HandOver:
         if exchange is None:
             await self._snapshots.write()
             return
-        shared = self._model.items.sharing is not None
-        if shared and (exchange.n_listeners or not stopping):
+        if self._is_shared() and (exchange.n_listeners or not stopping):
             await exchange.send(everything=True)
         if stopping:
             await self._snapshots.write()
-        elif not shared:  # nobody was told anything: the next base is this table
+        # Asked anew: a snapshot that was under way when we began may have ended the sharing.
+        elif not self._is_shared():  # nobody was told anything: the next base is this table
             await self._snapshots.write(share=True)
 
     async def take(self) -> None:
         """Everything that was told before is in the table: what lacks then is lost."""
         if self._exchange is not None:
             await self._exchange.catch_up()
+            await self._exchange.go_to_newest_base()
+
+    def _is_shared(self) -> bool:
+        return self._model.items.sharing is not None
