@@ -20,7 +20,8 @@ from profiles.view import ItemView
 def warmup(config: FoldConfig | None = None) -> None:
     """Compile all that folding and ranking need, or load it from the cache of an earlier run.
 
-    Some 20 s the first time, about one after that: call it in a thread while the broker starts.
+    A minute or two the first time, about a second after that: call it in a thread while the broker
+    starts.
     """
     config = config or FoldConfig()
     profiles = ProfileTable(config.shape, capacity=1)

@@ -77,11 +77,11 @@ def examine_kernels(folder: Path) -> Finding:
             level="warning",
             thing=thing,
             finding=f"none, and {cache} can't be written",
-            why="every start of a worker compiles them anew, some 20 s",
+            why="every start of a worker compiles them anew, a minute or two",
             remedy="set NUMBA_CACHE_DIR to a folder that stays and that the worker may write",
         )
     return Finding(
-        level="ok", thing=thing, finding="none yet: the first start compiles them, some 20 s"
+        level="ok", thing=thing, finding="none yet: the first start compiles them, a minute or two"
     )
 
 

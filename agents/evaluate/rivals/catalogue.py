@@ -17,7 +17,7 @@ from agents.evaluate.rivals.river_mf import BiasedMF, FunkMF
 from agents.evaluate.rivals.sessions import VSknn
 from agents.evaluate.stream import Stream
 
-INSTALL = "pip install 'foldstream[evaluate]'"
+INSTALL = ".venv/bin/pip install -e '.[evaluate]'"
 
 
 @dataclass(frozen=True, slots=True)
