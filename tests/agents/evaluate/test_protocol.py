@@ -180,9 +180,7 @@ def test_a_model_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_a_rival_whose_package_is_missing_says_how_to_install_it() -> None:
     entry = next(e for e in ENTRIES if e.key == "als")
     missing = type(entry)(entry.key, entry.rival, False, "", ("no_such_package",))
-    assert "pip install 'foldstream[evaluate]'" in left_out_because(
-        missing, stream_of("t", clicks(5))
-    )
+    assert "pip install -e '.[evaluate]'" in left_out_because(missing, stream_of("t", clicks(5)))
 
 
 def test_tenths_are_of_the_whole_stream_and_every_third_event_is_a_third_of_them() -> None:
