@@ -34,6 +34,11 @@ USER foldstream
 # Compiled here for the processor that builds; on another one the worker compiles again at start.
 RUN foldstream warmup
 
+LABEL org.opencontainers.image.title="foldstream" \
+    org.opencontainers.image.description="Live profiles of shoppers from Kafka, kept in Redis"
+
+# The port that docker-compose.yml sets; without FOLDSTREAM_PORT a worker takes any free one.
+EXPOSE 8080
 VOLUME /var/lib/foldstream
 ENTRYPOINT ["foldstream"]
 CMD ["worker"]

@@ -161,6 +161,16 @@ def test_the_dashboard_shows_every_metric_that_people_act_on() -> None:
     assert not unseen
 
 
+def test_the_alarms_are_mounted_and_ask_for_metrics_we_have() -> None:
+    prometheus = yaml.safe_load((ROOT / "ops/prometheus.yml").read_text("utf-8"))
+    for name in prometheus["rule_files"]:
+        assert f"./ops/{name}:/etc/prometheus/{name}:ro" in TEXT
+        groups = yaml.safe_load((ROOT / "ops" / name).read_text("utf-8"))["groups"]
+        for rule in (rule for group in groups for rule in group["rules"]):
+            assert metrics_in(rule["expr"]) <= declared_metrics(), rule["alert"]
+            assert rule["annotations"]["summary"]
+
+
 def test_the_docs_name_only_metrics_that_exist() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         unknown = metrics_in(page.read_text("utf-8")) - declared_metrics() - {"foldstream_client"}
