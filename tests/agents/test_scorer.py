@@ -110,5 +110,6 @@ async def test_what_is_no_profile_change_is_counted_and_passed_over(settings: Se
         await put_events(settings, [click(user_on(0, 4), "i1")])
         await all_folded(settings)
         await everybody_has_a_list(settings)
-        assert running.metric("foldstream_dead_letters_total", code="invalid_json") == 1
+        unreadable = {"topic": "profile-changes", "code": "invalid_json"}
+        assert running.metric("foldstream_messages_unreadable_total", **unreadable) == 1
         assert not running.crashed
