@@ -15,7 +15,7 @@ from agents.chaos.load import Load
 from agents.chaos.scenario import Plan, Report, Scenario
 from agents.chaos.verifier import messages_of, verify
 from agents.chaos.watcher import Watcher
-from agents.chaos.worker_process import NotWithin, WorkerProcess, until
+from agents.chaos.worker_process import NotWithin, WorkerProcess, metric_in, until
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.store_items import Lineage, StoredSnapshot
@@ -188,7 +188,7 @@ class Learning:
         self._n_kills = 0
         self._n_compared = 0
         self._stood: dict[int, int] = {}  # at the kill before: what it lost is not lost again
-        self._after: dict[WorkerProcess, float] | None = None  # counted when the last was compared
+        self._after: dict[WorkerProcess, float] = {}  # what each had counted behind the last kill
         self._spare = 0.0  # events of the last kill that may still be counted
 
     async def before(self, victim: WorkerProcess, workers: Sequence[WorkerProcess]) -> None:
@@ -271,21 +271,23 @@ class Learning:
             f"kill {self._n_kills}: {counted:.0f} counted, {self._expected} to {most} by store and "
             f"topic, {relearned:.0f} repeated",
         )
-        self._after = {worker: await worker.metric(LOST) for worker in workers}
-        self._spare = most - counted
+        await self.note_counted(workers, most - counted)
         self._expected = None
+
+    async def note_counted(self, workers: Sequence[WorkerProcess], spare: float) -> None:
+        """What each has counted behind a kill. spare: events of it that may still be counted."""
+        self._after, self._spare = await counted_by(workers), max(0.0, spare)
 
     async def since_last(self, workers: Sequence[WorkerProcess]) -> None:
         """Until the next kill, or the end: partitions that only change hands lose nothing."""
-        if self._after is None:
+        before, self._after = self._after, {}
+        now = await counted_by([worker for worker in workers if worker in before])
+        if not now:
             return
-        later = 0.0
-        for worker in workers:
-            counted, before = await worker.metric(LOST), self._after.get(worker, 0.0)
-            later += counted if counted < before else counted - before  # less: another process
-        self._after = None
+        # Less than before: it is another process now, and has counted all of that since.
+        later = sum(n if n < before[worker] else n - before[worker] for worker, n in now.items())
         self._report.check(
-            later <= max(0.0, self._spare),
+            later <= self._spare,
             "nothing is counted as lost by a hand-over long after a kill",
             f"{later:.0f} more than kill {self._n_kills} explains",
         )
@@ -307,6 +309,12 @@ class Learning:
             "takes",
             f"{oldest:.1f} s, where a snapshot took {self._took_s:.1f} s",
         )
+
+
+async def counted_by(workers: Sequence[WorkerProcess]) -> dict[WorkerProcess, float]:
+    """What each has counted as lost; one that gives no answer is left out, for it says nothing."""
+    pages = {worker: await worker.get("/metrics") for worker in workers}
+    return {worker: metric_in(page, LOST) for worker, page in pages.items() if page is not None}
 
 
 async def partitions_of(worker: WorkerProcess) -> frozenset[int]:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from agents.chaos.scenarios.kill import told_since
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agents.chaos.scenario import Report
+from agents.chaos.scenarios.kill import LOST, Learning, told_since
 from agents.settings import load_settings
 from profiles.store_items import Lineage, StoredSnapshot
 from streams.item_deltas import ItemDeltas, encode_deltas
@@ -40,3 +46,41 @@ async def test_messages_behind_the_snapshot_count_each_once(kafka: str, topics: 
     assert await told_since(settings, None) == ({}, said)
     silent = settings.model_copy(update={"exchange_bytes_per_s": 0})
     assert await told_since(silent, held) == ({0: 12, 2: 1}, {})
+
+
+class Told:
+    """A worker of which only the count on its metrics page matters; None: it gives no answer."""
+
+    def __init__(self, lost: float | None) -> None:
+        self.lost = lost
+
+    async def get(self, path: str) -> str | None:
+        assert path == "/metrics"
+        return None if self.lost is None else f"{LOST} {self.lost}\n"
+
+
+@pytest.mark.parametrize(
+    ("behind", "later", "spare", "fails"),
+    [
+        ((5, 0), (5, 0), 0, False),
+        ((5, 0), (5, 12), 0, True),
+        ((5, 0), (8, 0), 3, False),  # what a worker that ran on may still count
+        ((5, 0), (9, 0), 3, True),
+        ((5, 0), (2, 0), 0, True),  # another process by now
+        ((None, 0), (40, 0), 0, False),  # nobody knows what it had counted
+        ((5, 0), (None, 0), 0, False),
+    ],
+)
+async def test_what_is_counted_long_after_a_kill_is_no_loss_of_it(
+    behind: tuple[float | None, ...], later: tuple[float | None, ...], spare: int, fails: bool
+) -> None:
+    report = Report()
+    learning = Learning(cast("Any", SimpleNamespace(settings=lambda: None)), report)
+    told = [Told(lost) for lost in behind]
+    workers = cast("Any", told)
+    await learning.note_counted(workers, spare)
+    for worker, lost in zip(told, later, strict=True):
+        worker.lost = lost
+    await learning.since_last(workers)
+    assert bool(report.failures) == fails
+    assert report.n_checks == 1
