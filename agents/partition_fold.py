@@ -316,12 +316,15 @@ class PartitionFold:
 
         Returns int32 (B,): the row of each, good until the next call.
         """
-        if len(self._profiles) > self._limits.cache_profiles:
-            self._profiles.evict_to(self._limits.cache_profiles * 3 // 4)
         rows = self._profiles.known_rows(user_ids)
         if rows is not None:
             return rows
         missing = self._profiles.missing(user_ids)
+        limit = self._limits.cache_profiles
+        if len(self._profiles) + len(missing) > limit:
+            # Before they come: room that was taken once is not given back.
+            self._profiles.evict_to(max(0, min(limit * 3 // 4, limit - len(missing))))
+            missing = self._profiles.missing(user_ids)
         while True:
             try:
                 records = await self._store.read_many(self.partition, missing)

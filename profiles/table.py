@@ -73,9 +73,19 @@ class ProfileTable:
         return len(self._user_at)
 
     def missing(self, user_ids: Iterable[str]) -> list[str]:
-        """Distinct ids that are not here, in the order of their first mention."""
-        row_of = self._row_of
-        return [user_id for user_id in dict.fromkeys(user_ids) if user_id not in row_of]
+        """Distinct ids that are not here, in the order of their first mention.
+
+        Those that are count as used now.
+        """
+        row_of, rows, absent = self._row_of, [], []
+        for user_id in dict.fromkeys(user_ids):
+            row = row_of.get(user_id)
+            if row is None:
+                absent.append(user_id)
+            else:
+                rows.append(row)
+        self._used(rows)
+        return absent
 
     def load(self, user_ids: Sequence[str], records: Sequence[bytes | None]) -> None:
         """Take in records, None for a user never seen (a fresh profile: cold start).

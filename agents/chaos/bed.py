@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 SESSION_MS = 6_000
 """Of workers; the least that settings allow, so that scenarios wait no longer than needed."""
 
+LOOK_S = 30.0
+"""How long the driver waits for the store: it may be verifying another run, on a busy machine."""
+
 Embedded = TypeVar("Embedded", KafkaServer, StoreServer)
 
 
@@ -92,6 +95,10 @@ class Bed:
     _workers: list[WorkerProcess] = field(default_factory=list)
 
     def settings(self, **changes: Any) -> Settings:
+        """Settings for this process's own looks and commands; as `worker_settings`, but patient."""
+        return self.worker_settings(**{"store_timeout_s": LOOK_S} | changes)
+
+    def worker_settings(self, **changes: Any) -> Settings:
         """Settings of a worker here; the scenario's, then these changes."""
         values: dict[str, Any] = {
             "kafka": self.kafka,
@@ -107,14 +114,14 @@ class Bed:
 
     def worker(self, name: str, **settings: Any) -> WorkerProcess:
         """A worker that is not started yet: `async with`, or `start` and `terminate`."""
-        worker = WorkerProcess(self.settings(worker_id=name, **settings))
+        worker = WorkerProcess(self.worker_settings(worker_id=name, **settings))
         self.adopt(worker)
         return worker
 
     def victim(self, name: str, order: VictimOrder, **settings: Any) -> WorkerProcess:
         """A worker that harms itself as it is told to."""
         command = ("-m", "agents.chaos.victim", msgspec.json.encode(order).decode())
-        worker = WorkerProcess(self.settings(worker_id=name, **settings), command=command)
+        worker = WorkerProcess(self.worker_settings(worker_id=name, **settings), command=command)
         self.adopt(worker)
         return worker
 

@@ -231,7 +231,10 @@ def show(output: Output, stream: Stream, evaluation: Evaluation) -> None:
         with_reading = [model for model in evaluation.models if reading in model.readings]
         if with_reading and with_reading[0].readings[reading].n:
             output.show(_readings_table(evaluation, reading))
-    output.show(_slices_table(evaluation))
+    output.show(_slices_table("all", {m.name: m.slices for m in evaluation.models}))
+    if evaluation.models[0].catalogue_slices:
+        of_catalogue = {m.name: m.catalogue_slices for m in evaluation.models}
+        output.show(_slices_table("catalogue", of_catalogue))
     if evaluation.tenths:
         output.show(_tenths_table(evaluation))
     if evaluation.ratings:
@@ -271,14 +274,14 @@ def _readings_table(evaluation: Evaluation, reading: str) -> Table:
     return table
 
 
-def _slices_table(evaluation: Evaluation) -> Table:
-    table = Table(title="HR@20 by slice of `all`", box=None)
+def _slices_table(reading: str, slices: dict[str, dict[str, Figures]]) -> Table:
+    table = Table(title=f"HR@20 by slice of `{reading}`", box=None)
     table.add_column("", no_wrap=True)
-    slices = evaluation.models[0].slices
-    for name, figures in slices.items():
+    names = next(iter(slices.values()))
+    for name, figures in names.items():
         table.add_column(f"{name}\n{figures.n:,}", justify="right")
-    for model in evaluation.models:
-        table.add_row(model.name, *(f"{model.slices[name].hr20:.3f}" for name in slices))
+    for model, found in slices.items():
+        table.add_row(model, *(f"{found[name].hr20:.3f}" for name in names))
     return table
 
 

@@ -33,8 +33,9 @@ class Figures(msgspec.Struct, frozen=True, rename=NAMES):
 class Verdict(msgspec.Struct, frozen=True, rename=NAMES):
     """One model on one stream. The figures at the top are of the reading `all`.
 
-    coverage: share of the items seen that were in some top 20. slices: of `all`, by name.
-    readings: the figures by reading.
+    coverage: share of the items seen that were in some top 20. slices: of `all`, by name;
+    catalogue_slices: the same of `catalogue`, where an item that nobody had yet can be hit; empty
+    without one. readings: the figures by reading.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Verdict(msgspec.Struct, frozen=True, rename=NAMES):
     seconds: float
     slices: dict[str, Figures]
     readings: dict[str, Figures]
+    catalogue_slices: dict[str, Figures] = {}
 
 
 def figures(ranks: NDArray[np.float64]) -> Figures:
@@ -75,9 +77,9 @@ def figures(ranks: NDArray[np.float64]) -> Figures:
 
 
 def slices_of(stream: Stream, events: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """Name -> bool (N,): the slices of `all`."""
+    """Name -> bool (N,): by what user and item had before. Slices that are empty are left out."""
     history, seen = stream.n_earlier[events], stream.item_n[events]
-    return {
+    slices = {
         "users with 0 events": history == 0,
         "users with 1-4": (history >= 1) & (history <= 4),
         "users with 5+": history >= 5,
@@ -85,6 +87,7 @@ def slices_of(stream: Stream, events: NDArray[np.int64]) -> dict[str, NDArray[np
         "items seen 1-5": (seen >= 1) & (seen <= 5),
         "items seen more": seen > 5,
     }
+    return {name: chosen for name, chosen in slices.items() if chosen.any()}
 
 
 def verdict(
@@ -92,6 +95,7 @@ def verdict(
 ) -> Verdict:
     """All figures of one run."""
     ranks = trials.ranks
+    slices = slices_of(stream, trials.event)
     of_all = figures(ranks[:, 0])
     readings: dict[str, Any] = {
         "all": of_all,
@@ -113,10 +117,9 @@ def verdict(
         se=of_all.se,
         coverage=round(float(trials.covered.sum()) / max(1, int(stream.n_seen[last])), 4),
         seconds=round(seconds, 2),
-        slices={
-            name: figures(ranks[chosen, 0])
-            for name, chosen in slices_of(stream, trials.event).items()
-            if chosen.any()
-        },
+        slices={name: figures(ranks[chosen, 0]) for name, chosen in slices.items()},
         readings=readings,
+        catalogue_slices={name: figures(ranks[chosen, 2]) for name, chosen in slices.items()}
+        if catalogue
+        else {},
     )

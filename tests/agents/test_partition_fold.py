@@ -271,7 +271,7 @@ async def test_the_cache_stays_within_its_bound(bench: Bench) -> None:
         for record, user in zip(raw.records, users, strict=True):
             record.key = user.encode()  # type: ignore[misc]
         await fold.step(raw)
-        assert fold.n_cached <= 120
+        assert fold.n_cached <= 100
     await until(lambda: len(bench.broker.users()) == 600, "all are announced")
 
 

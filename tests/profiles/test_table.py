@@ -50,6 +50,15 @@ def test_eviction_drops_the_users_that_were_used_longest_ago() -> None:
     assert table.evict_to(2) == 0
 
 
+def test_who_is_looked_for_is_not_the_first_to_be_dropped() -> None:
+    table = ProfileTable(SHAPE)
+    for user in "abcd":
+        table.load([user], [record(1)])
+    assert table.missing("ax") == ["x"]
+    table.evict_to(2)
+    assert table.missing("abcd") == ["b", "c"]
+
+
 def test_clear_forgets_everyone() -> None:
     table = ProfileTable(SHAPE)
     table.load(["a"], [record(1)])

@@ -30,7 +30,7 @@ async def between_steps(bed: Bed, draw: random.Random, report: Report, plan: Pla
     await load.reached(1_000)
     settings = bed.settings()
     deaths: list[Stand] = []
-    async with Watcher(bed) as watcher:
+    async with Watcher(bed, keeps_log=True) as watcher:
         points = draw.sample(POINTS, max(2, round(len(POINTS) * min(1.0, plan.share))))
         for point in points:
             visit = draw.randint(1, 4)
@@ -61,8 +61,8 @@ SCENARIOS = (
     Scenario(
         "between-steps",
         "SIGKILL between every two steps from fetch to Kafka commit",
-        "facts are an undisturbed fold's; no announcement lost; a kill repeats, of each partition, "
-        "at most the batch that it committed last, once",
+        "facts are an undisturbed fold's; no announcement lost; no next_offset falls; a kill "
+        "repeats, of each partition, at most the batch that it committed last, once",
         1.5,
         between_steps,
         default_runs=50,

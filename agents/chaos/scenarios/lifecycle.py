@@ -195,7 +195,7 @@ async def rolling_upgrade(bed: Bed, draw: random.Random, report: Report, plan: P
     old = [bed.worker(f"w{n}", newest_record_format=1) for n in range(2)]
     new: dict[int, WorkerProcess] = {}
     order = draw.sample(range(2), 2)
-    async with Watcher(bed) as watcher:
+    async with Watcher(bed, keeps_log=True) as watcher:
         for worker in old:
             await worker.start()
         for worker in old:

@@ -64,12 +64,12 @@ class BackOff(ItemKnn):
     """The facets are the category path, the brand, and the two together."""
 
     name = "item-kNN + category back-off"
-    learn_grid = ({"window": 5, "near": 0.5},)
+    learn_grid = ({"window": 5, "near": 0.5}, {"window": 10, "near": 0.8})
     score_grid = tuple(
         {"decay": decay, "mu": mu, "floor": floor, "facets": facets}
-        for decay in (0.5, 0.7)
-        for mu in (3.0, 20.0, 60.0)
-        for floor in (1.0, 3.0, 10.0)
+        for decay in (0.25, 0.5, 0.7)
+        for mu in (3.0, 20.0, 60.0, 200.0)
+        for floor in (1.0, 3.0, 10.0, 30.0)
         for facets in ((1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.2, 0.2, 0.6))
     )
 

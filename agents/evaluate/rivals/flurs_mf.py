@@ -62,7 +62,7 @@ class FlursBPR(FlursMF):
     name = "FluRS BPRMF"
     library = f"FluRS BPRMFRecommender, {FACTORS} factors"
     recommender = "BPRMFRecommender"
-    learn_grid: Any = ({"rate": 0.1}, {"rate": 0.3})
+    learn_grid: Any = ({"rate": 0.1}, {"rate": 0.3}, {"rate": 1.0})
     l2 = 0.0  # it adds the decay instead of taking it off
 
     def value(self, score: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from agents.evaluate.rivals.base import Params, Recent, Rival
 LIST = 200
 """Neighbours kept of an item; a full list gives up its smallest."""
 
-DEPTH = 10
+DEPTH = 20
 """Recent items of a user that are learned from and scored by, at most."""
 
 
@@ -82,12 +82,14 @@ class ItemKnn(Rival):
     """Decayed co-occurrence with the user's recent items, both directions."""
 
     name = "item-kNN"
-    learn_grid: Sequence[Params] = ({"window": 5, "near": 0.5}, {"window": 10, "near": 0.8})
+    learn_grid: Sequence[Params] = (
+        {"window": 5, "near": 0.5}, {"window": 10, "near": 0.8}, {"window": 20, "near": 0.9},
+    )  # fmt: skip
     score_grid: Sequence[Params] = tuple(
         {"depth": 10, "decay": decay, "power": power, "shrink": shrink}
         for decay in (0.25, 0.4, 0.6, 0.8)
-        for power in (0.0, 0.1, 0.3)
-        for shrink in (5.0, 20.0)
+        for power in (0.0, 0.1, 0.3, 0.5)
+        for shrink in (5.0, 20.0, 60.0)
     )
     back = 1.0
 

@@ -18,7 +18,7 @@ class RecentPopularity(Rival):
     """Counts in the last `window` positive events; the rest by all counts."""
 
     name = "recent popularity"
-    learn_grid = tuple({"window": window} for window in (250, 500, 1_000, 2_000, 5_000))
+    learn_grid = tuple({"window": window} for window in (250, 1_000, 5_000, 20_000))
 
     def start(self) -> None:
         self._ring = np.full(self.params["window"], -1, np.int64)

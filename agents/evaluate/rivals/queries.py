@@ -43,7 +43,7 @@ class QueryWords(QueryCounts):
 
     name = "naive Bayes over words + counts"
     score_grid = tuple(
-        {"mu": mu, "whole": whole} for mu in (1.0, 5.0, 20.0) for whole in (0.0, 0.3, 1.0)
+        {"mu": mu, "whole": whole} for mu in (1.0, 5.0, 20.0, 60.0) for whole in (0.0, 0.3, 1.0)
     )
 
     def scores(self, b: int, out: NDArray[np.float32]) -> None:

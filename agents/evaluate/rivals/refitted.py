@@ -93,7 +93,7 @@ class RefittedALS(Refitted):
     name = "implicit ALS, refitted"
     library = "implicit AlternatingLeastSquares, 64 factors, 10 fits"
     module, model = "implicit.cpu.als", "AlternatingLeastSquares"
-    learn_grid = ({"alpha": 3.0}, {"alpha": 10.0}, {"alpha": 30.0})
+    learn_grid = tuple({"alpha": alpha} for alpha in (3.0, 10.0, 30.0, 100.0))
 
     def arguments(self, params: Params) -> dict[str, Any]:
         return {
@@ -116,9 +116,13 @@ class RefittedBPR(Refitted):
     name = "implicit BPR, refitted"
     library = "implicit BayesianPersonalizedRanking, 64 factors, 10 fits"
     module, model = "implicit.cpu.bpr", "BayesianPersonalizedRanking"
+    learn_grid = ({"rate": 0.02}, {"rate": 0.05}, {"rate": 0.1})
 
     def arguments(self, params: Params) -> dict[str, Any]:
-        return {"factors": 64, "learning_rate": 0.05, "iterations": 50, "random_state": self.seed}
+        return {
+            "factors": 64, "learning_rate": params["rate"], "iterations": 50,
+            "random_state": self.seed,
+        }  # fmt: skip
 
     def values(self, user: int, had: dict[int, int]) -> NDArray[np.float32] | None:
         items = self.fitted.item_factors
@@ -132,14 +136,15 @@ class RefittedBPR(Refitted):
 
 
 class RefittedCosine(Refitted):
-    """Cosine similarity of items, 100 neighbours; summed over the items had so far."""
+    """Cosine similarity of items; summed over the items had so far."""
 
     name = "implicit cosine, refitted"
-    library = "implicit CosineRecommender, 100 neighbours, 10 fits"
+    library = "implicit CosineRecommender, 10 fits"
     module, model = "implicit.nearest_neighbours", "CosineRecommender"
+    learn_grid = ({"neighbours": 20}, {"neighbours": 100}, {"neighbours": 500})
 
     def arguments(self, params: Params) -> dict[str, Any]:
-        return {"K": 100}
+        return {"K": params["neighbours"]}
 
     def values(self, user: int, had: dict[int, int]) -> NDArray[np.float32] | None:
         row = self.row(had)

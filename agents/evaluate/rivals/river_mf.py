@@ -24,7 +24,7 @@ class FunkMF(Rival):
     name = "river FunkMF"
     library = f"river {river.__version__} FunkMF, {FACTORS} factors"
     learn_grid = tuple(
-        {"rate": rate, "negatives": negatives} for rate in (0.05, 0.2) for negatives in (1, 4)
+        {"rate": rate, "negatives": negatives} for rate in (0.05, 0.2, 0.5) for negatives in (1, 4)
     )
 
     def start(self) -> None:

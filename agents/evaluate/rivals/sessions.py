@@ -92,7 +92,7 @@ class VSknn(Rival):
     learn_grid = ({"session": "user"}, {"session": "id"})
     score_grid = tuple(
         {"k": k, "depth": depth, "idf": idf}
-        for k in (50, 100, 300)
+        for k in (50, 100, 300, 1_000)
         for depth in (5, 15)
         for idf in (0.0, 0.2)
     )

@@ -166,6 +166,21 @@ def test_an_evaluation_names_the_best_simple_rival_and_the_ratio() -> None:
     assert run.models[0].readings["all"].n == run.ranked
 
 
+def test_slices_of_the_catalogue_have_items_that_nobody_had_yet() -> None:
+    first_half = [Click(user_id="u", item_id=f"i{n % 2}", ts=n) for n in range(20)]
+    second = [Click(user_id="u", item_id=f"i{2 + n}", ts=20 + n) for n in range(10)]
+    stream = stream_of("t", [*first_half, *second, *first_half[:10]], catalogue(12))
+    (model,) = evaluate(stream, SMALL, models=["popularity"]).evaluation.models
+    unseen = "items seen 0 times"
+    assert model.catalogue_slices.keys() == model.slices.keys()
+    assert (model.slices[unseen].n, model.slices[unseen].hr20) == (10, 0.0)
+    # Of twelve items each is in the top 20.
+    assert (model.catalogue_slices[unseen].n, model.catalogue_slices[unseen].hr20) == (10, 1.0)
+    bare = stream_of("t", first_half)
+    (model,) = evaluate(bare, SMALL, models=["popularity"]).evaluation.models
+    assert model.catalogue_slices == {}
+
+
 def test_what_a_stream_has_nothing_for_is_left_out_by_name() -> None:
     stream = stream_of("t", [Click(user_id="u", item_id=f"i{n % 5}", ts=n) for n in range(40)])
     run = evaluate(stream, SMALL, models=["popularity", "backoff", "query-counts"]).evaluation
