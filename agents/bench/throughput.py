@@ -87,8 +87,8 @@ OURS = {
     "foldstream_no_own": None,
     "foldstream_trials": None,
 }
-"""Our systems, and the limit of the kernel that each folds with. None: the whole fold with one thing
-changed, set beside it."""
+"""Our systems, and the limit of the kernel that each folds with. None: the whole fold with one
+thing changed, set beside it."""
 
 
 class ThroughputReport(msgspec.Struct, frozen=True):
