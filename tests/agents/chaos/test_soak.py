@@ -36,7 +36,7 @@ def samples(minutes: float, seed: int = 1, **grow_per_h: float) -> Samples:
 def failures(found: Samples) -> list[str]:
     """What the judge says, each in short."""
     report = Report()
-    _judge(found, 4, report)
+    _judge(found, report)
     return [failure.partition(" (")[0].partition(": grown")[0] for failure in report.failures]
 
 
@@ -54,7 +54,7 @@ def test_a_count_that_grows_by_three_in_the_run_is_found() -> None:
 def test_memory_that_grows_is_found_and_its_last_half_is_shown() -> None:
     assert failures(samples(45, rss=2e6)) == ["memory grows by less than 1 MB an hour"]
     report = Report()
-    _judge(samples(45, rss=2e6), 4, report)
+    _judge(samples(45, rss=2e6), report)
     assert 1.5 < float(report.figures["memory slope of the last half"].value) < 2.5
 
 
