@@ -49,15 +49,11 @@ class Command:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("name", "file", "lines", "accepted"),
+    ("name", "file", "lines", "accepted", "twice"),
     [
-        ("yoochoose-clicks-2014", "clicks.csv.gz", 83_846, 83_846),
-        (
-            "online-retail-2011",
-            "purchases.csv.gz",
-            541_909,
-            404_909,
-        ),  # the rest: no customer, no product
+        ("yoochoose-clicks-2014", "clicks.csv.gz", 83_846, 83_846, True),
+        # Not accepted: lines without a customer or a product.
+        ("online-retail-2011", "purchases.csv.gz", 541_909, 404_909, False),
     ],
 )
 async def test_a_whole_data_set_is_counted_exactly(
@@ -72,6 +68,7 @@ async def test_a_whole_data_set_is_counted_exactly(
     file: str,
     lines: int,
     accepted: int,
+    twice: bool,
 ) -> None:
     path = require_data(name) / file
     settings = settings_of(kafka, redis_url, topics, generation, tmp_path)
@@ -89,10 +86,11 @@ async def test_a_whole_data_set_is_counted_exactly(
         first = await state_of(settings)
         assert first.n_events == accepted
 
-        again = await run("ingest", str(path))
-        assert again["sent_events"] == accepted
-        await all_folded(settings, within_s=120)
-        assert (await state_of(settings)).digest == first.digest
+        if twice:
+            again = await run("ingest", str(path))
+            assert again["sent_events"] == accepted
+            await all_folded(settings, within_s=120)
+            assert (await state_of(settings)).digest == first.digest
         assert await worker.metric("foldstream_partition_lag") == 0
 
         check = await run("rebuild", "--check")
