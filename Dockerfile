@@ -3,10 +3,21 @@
 # faust-streaming has no wheel for arm64: the image is built for linux/amd64.
 
 FROM python:3.12-slim AS build
-COPY requirements.txt /
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_NO_COMPILE=1
+COPY requirements.txt requirements-build.txt /
 RUN python -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --no-compile --disable-pip-version-check \
-        --require-hashes --only-binary :all: -r /requirements.txt
+    && /venv/bin/pip install --require-hashes --only-binary :all: -r /requirements.txt
+# What makes our wheel stays out of the image.
+RUN python -m venv /tools \
+    && /tools/bin/pip install --require-hashes --only-binary :all: -r /requirements-build.txt
+COPY pyproject.toml README.md /src/
+COPY streams /src/streams
+COPY profiles /src/profiles
+COPY agents /src/agents
+RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
+    && /venv/bin/pip install --no-deps --no-index /dist/foldstream-*.whl
 
 
 FROM python:3.12-slim
@@ -14,16 +25,9 @@ RUN groupadd --system --gid 10001 foldstream \
     && useradd --system --uid 10001 --gid foldstream --no-create-home foldstream \
     && install -d -o foldstream -g foldstream /var/lib/foldstream /var/cache/foldstream
 COPY --from=build /venv /venv
-WORKDIR /app
-COPY streams streams
-COPY profiles profiles
-COPY agents agents
-COPY --chmod=0755 ops/foldstream.sh /usr/local/bin/foldstream
 
-# NUMBA_CACHE_DIR: the sources belong to root, so compiled kernels need a place of their own.
-# PYTHONPATH: the project is run from its sources; `foldstream` works in any directory.
+# NUMBA_CACHE_DIR: the code belongs to root, so compiled kernels need a place of their own.
 ENV PATH=/venv/bin:$PATH \
-    PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     NUMBA_CACHE_DIR=/var/cache/foldstream \
@@ -31,6 +35,8 @@ ENV PATH=/venv/bin:$PATH \
     FOLDSTREAM_DATA_DIR=/var/lib/foldstream
 
 USER foldstream
+# A configuration file goes here: a command looks for foldstream.toml where it is started.
+WORKDIR /app
 # Compiled here for the processor that builds; on another one the worker compiles again at start.
 RUN foldstream warmup
 

@@ -48,6 +48,9 @@ chaos: .venv/.installed-dev
 	.venv/bin/foldstream chaos all --resume $(CHAOS) --write-table $(ARGS)
 
 lock:
+	echo 'setuptools>=77' | $(UV) pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--output-file requirements-build.txt -
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.txt pyproject.toml
@@ -71,10 +74,10 @@ clean:
 			'apt-get install python3-venv' >&2; exit 1; }
 
 # The markers say that an install came to its end; a changed list of packages starts it again.
-.venv/.installed: requirements.txt pyproject.toml | .venv/bin/python
+.venv/.installed: requirements.txt requirements-build.txt pyproject.toml | .venv/bin/python
 	@echo 'installing foldstream, and compiling its kernels (a few minutes the first time)'
-	@$(PIP) --require-hashes -r requirements.txt
-	@$(PIP) --no-deps --editable .
+	@$(PIP) --require-hashes -r requirements.txt -r requirements-build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@.venv/bin/foldstream warmup
 	@touch $@
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,11 +57,19 @@ def test_it_starts_from_a_python_that_the_project_supports(
 def test_packages_are_installed_by_hash_from_wheels_only(
     instructions: list[tuple[str, str]],
 ) -> None:
-    installs = [rest for word, rest in instructions if word == "RUN" and "pip install" in rest]
-    assert len(installs) == 1
-    assert "--require-hashes" in installs[0]
-    assert "--only-binary :all:" in installs[0]
-    assert "-r /requirements.txt" in installs[0]
+    installs = [
+        command
+        for word, rest in instructions
+        if word == "RUN"
+        for command in rest.split("&&")
+        if "pip install" in command
+    ]
+    locks = [command for command in installs if " -r " in command]
+    for command, lock in zip(locks, ("/requirements.txt", "/requirements-build.txt"), strict=True):
+        assert "--require-hashes --only-binary :all:" in command
+        assert command.rstrip().endswith(f"-r {lock}")
+    (ours,) = (command for command in installs if " -r " not in command)
+    assert "--no-deps --no-index /dist/foldstream-" in ours
 
 
 def test_it_ends_as_a_user_that_is_not_root_and_compiles_as_that_user(
@@ -90,14 +101,50 @@ def test_it_compiles_what_folding_needs_once_the_command_is_there(
 ) -> None:
     lines = [f"{word} {rest}" for word, rest in instructions]
     (warm,) = (n for n, line in enumerate(lines) if line == "RUN foldstream warmup")
-    assert any("/usr/local/bin/foldstream" in line for line in lines[:warm])
+    assert "COPY --from=build /venv /venv" in lines[:warm]
     assert "warmup" in COMMANDS
 
 
+@pytest.fixture(scope="module")
+def wheel(
+    instructions: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> zipfile.ZipFile:
+    """Our wheel, made as the image makes it, of the files that the image copies."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for source in set(copied(instructions)) - {"requirements.txt", "requirements-build.txt"}:
+        if (ROOT / source).is_dir():
+            leave_out = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / source, folder / "src" / source, ignore=leave_out)
+        else:
+            (folder / "src").mkdir(exist_ok=True)
+            shutil.copy(ROOT / source, folder / "src")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel"]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([*pip, *options, str(folder / "src")], check=True, timeout=120)
+    (built,) = folder.glob("foldstream-*.whl")
+    return zipfile.ZipFile(built)
+
+
+def test_its_wheel_has_every_file_of_the_packages(wheel: zipfile.ZipFile) -> None:
+    tracked = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "streams", "profiles", "agents"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert set(tracked) <= set(wheel.namelist())
+
+
+def test_its_wheel_brings_the_command_and_the_version(wheel: zipfile.ZipFile) -> None:
+    """`foldstream worker` tells others its version, so there must be one to tell."""
+    (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert info == f"foldstream-{project['version']}.dist-info"
+    scripts = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "foldstream = agents.__main__:main" in scripts
+
+
 def test_its_entry_point_runs_the_command_line(instructions: list[tuple[str, str]]) -> None:
-    script = ROOT / "ops" / "foldstream.sh"
-    assert os.access(script, os.X_OK)
-    assert 'exec python -m agents "$@"' in script.read_text("utf-8")
     assert ("ENTRYPOINT", '["foldstream"]') in instructions
     assert ("CMD", '["worker"]') in instructions
 

@@ -78,7 +78,7 @@ def test_no_secret(texts: dict[str, str], pattern: str) -> None:
 
 
 def test_every_requirement_is_pinned_to_a_version_and_a_hash(texts: dict[str, str]) -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-build.txt", "requirements-dev.txt"):
         entries = re.sub(r"\\\n\s*", " ", texts[name]).splitlines()
         assert entries
         for entry in entries:
