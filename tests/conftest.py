@@ -6,21 +6,51 @@ to its own topics (`topics`) and its own keys (`generation`).
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from aiokafka.admin import AIOKafkaAdminClient
 
+from streams.embedded.kafka import KafkaServer, new_cluster_id
 from streams.embedded.stack import Stack
 from streams.embedded.store import StoreCluster
-from streams.topics import TopicSet, ensure_topics
+from streams.topics import TopicSet, admin_client, ensure_topics
 
 CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def formatted_once() -> Iterator[None]:
+    """A new broker's folder is formatted by Kafka's tool once, and copied under an id of its own
+    afterwards: some forty tests start a broker, and the tool takes as long as the broker."""
+    format_by_tool = KafkaServer._format
+    kept: dict[str, bytes] = {}
+
+    def formatted(server: KafkaServer, config: Path) -> None:
+        log = server.folder / "log"
+        whole = len(server._jars or ()) > 1  # not the broken jar of a test
+        if not kept or not whole:
+            format_by_tool(server, config)
+            if whole:
+                kept.update({file.name: file.read_bytes() for file in log.iterdir()})
+            return
+        log.mkdir()
+        for name, content in kept.items():
+            own = content
+            for key in (b"cluster.id", b"directory.id") if name == "meta.properties" else ():
+                line = key + b"=" + new_cluster_id().encode()
+                own = re.sub(rb"(?m)^" + re.escape(key) + rb"=.*$", line, own)
+            (log / name).write_bytes(own)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KafkaServer, "_format", formatted)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -51,27 +81,88 @@ def store_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreClu
     cluster.stop()
 
 
+class TopicSets:
+    """Sets of topics, made some at a time in a thread of their own, beside the tests.
+
+    Deleted in the same way: a broker that keeps forty partitions a test grows slow.
+    """
+
+    AT_ONCE = 4
+
+    def __init__(self, kafka: str) -> None:
+        self._kafka = kafka
+        self._beside = ThreadPoolExecutor(1, "topics")
+        self._ready: list[TopicSet] = []
+        self._used: list[TopicSet] = []
+        self._coming: Future[list[TopicSet]] = self._beside.submit(self._make)
+
+    def take(self) -> TopicSet:
+        if not self._ready:
+            self._ready = self._coming.result(timeout=120)
+            self._coming = self._beside.submit(self._make)
+        return self._ready.pop()
+
+    def give_back(self, topics: TopicSet) -> None:
+        self._used.append(topics)
+        if len(self._used) == self.AT_ONCE:
+            used, self._used = self._used, []
+            self._beside.submit(asyncio.run, self._delete(used))
+
+    def close(self) -> None:
+        self._beside.shutdown(cancel_futures=True)
+
+    def _make(self) -> list[TopicSet]:
+        made = [TopicSet(f"t{uuid.uuid4().hex[:12]}", partitions=4) for _ in range(self.AT_ONCE)]
+        asyncio.run(ensure_topics(self._kafka, [topic for one in made for topic in one.all()]))
+        return made
+
+    async def _delete(self, used: list[TopicSet]) -> None:
+        async with admin_client(self._kafka) as admin:
+            await admin.delete_topics([topic.name for one in used for topic in one.all()])
+
+
+@pytest.fixture(scope="session")
+def topic_sets(kafka: str) -> Iterator[TopicSets]:
+    """Where `topics` come from."""
+    sets = TopicSets(kafka)
+    yield sets
+    sets.close()
+
+
 @pytest.fixture
-def generation() -> str:
-    """A generation name no other test uses."""
-    return f"t{uuid.uuid4().hex[:12]}"
-
-
-@pytest_asyncio.fixture
-async def topics(kafka: str, generation: str) -> AsyncIterator[TopicSet]:
+def topics(topic_sets: TopicSets) -> Iterator[TopicSet]:
     """A `TopicSet` of four partitions under a prefix of its own, created; deleted afterwards.
 
     Four, not sixteen: a broker that makes eighty partitions a test grows slow.
     """
-    chosen = TopicSet(prefix=generation, partitions=4)
-    await ensure_topics(kafka, chosen.all())
+    chosen = topic_sets.take()
     yield chosen
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    try:
-        await admin.delete_topics([topic.name for topic in chosen.all()])
-    finally:
-        await admin.close()
+    topic_sets.give_back(chosen)
+
+
+@pytest.fixture
+def generation(request: pytest.FixtureRequest) -> str:
+    """A generation name no other test uses; where a test has `topics`, their prefix."""
+    if "topics" in request.fixturenames:
+        topics: TopicSet = request.getfixturevalue("topics")
+        return topics.prefix
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def _restartable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    server = KafkaServer(tmp_path_factory.mktemp("restartable") / "kafka", ephemeral=False)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(_restartable: KafkaServer) -> KafkaServer:
+    """A broker that a test may stop, kill and start; it keeps its data. Give topics names of one's
+    own: the tests that ask for it share it."""
+    if not _restartable.alive():
+        _restartable.start()
+    return _restartable
 
 
 def _data_root() -> Path:

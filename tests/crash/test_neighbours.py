@@ -33,7 +33,9 @@ from tests.builders import (
     until,
 )
 
-N_EVENTS = 30_000
+N_EVENTS = 12_000
+N_UNDER_LOAD = 30_000
+"""Where workers join and leave meanwhile: they have to last through it."""
 
 
 @pytest.fixture
@@ -45,25 +47,18 @@ def store_server(tmp_path: Path) -> Iterator[StoreServer]:
     server.stop()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaServer]:
-    """A broker of this test's own, which keeps its data over a restart."""
-    server = KafkaServer(tmp_path / "kafka", ephemeral=False)
-    server.start()
-    yield server
-    server.stop()
-
-
 def causes(running: InProcess) -> list[str]:
     """Why the worker is not ready."""
     return [str(cause) for cause in readiness(running.worker, Neighbours())]
 
 
-async def reached(settings: Settings, store: ProfileStore, share: float) -> None:
+async def reached(
+    settings: Settings, store: ProfileStore, share: float, of: int = N_EVENTS
+) -> None:
     """Wait until a share of the events was folded."""
 
     async def there() -> bool:
-        return sum(await positions_of(store, settings.partitions)) >= share * N_EVENTS
+        return sum(await positions_of(store, settings.partitions)) >= share * of
 
     await until(there, f"{share:.0%} of the events are folded")
 
@@ -159,12 +154,12 @@ async def test_a_worker_without_its_store_stops_in_order_and_loses_nothing(
         store_timeout_s=0.5,
     )
     events = stream_of(N_EVENTS, seed=3)
-    await put_events(settings, events[:20_000])
+    await put_events(settings, events[:8_000])
     async with store_of(settings) as store:
         async with InProcess(settings) as running:
             await reached(settings, store, 0.1)
             store_server.process.pause()
-            await put_events(settings, events[20_000:])
+            await put_events(settings, events[8_000:])
             await until(lambda: any("store" in cause for cause in causes(running)), "not ready")
             await asyncio.wait_for(running.stop(), 30)
         store_server.process.resume()
@@ -190,14 +185,14 @@ async def test_partitions_revoked_while_the_store_is_away_are_not_folded_twice(
         updater = running.worker.updater
         assert updater is not None
         await until(lambda: not causes(running), "ready")
-        await put_events(settings, events[:10_000])
+        await put_events(settings, events[:4_000])
         await all_folded(settings)  # from here on every user is in memory
         for turn in (1, 2):
             if turn == 1:  # surely not applied
                 await asyncio.to_thread(store_server.process.kill)
             else:  # applied, for all we know, once it goes on
                 store_server.process.pause()
-            await put_events(settings, events[turn * 10_000 : (turn + 1) * 10_000])
+            await put_events(settings, events[turn * 4_000 : (turn + 1) * 4_000])
             await until(
                 lambda: any(fold.state == "waiting for store" for fold in updater.folds.values()),
                 "a batch waits for the store",
@@ -230,19 +225,19 @@ async def test_a_second_worker_takes_half_mid_batch_and_gives_it_back(
     async with (
         store_of(settings) as store,
         InProcess(settings) as first,
-        load(settings, stream_of(N_EVENTS, seed=5)),
+        load(settings, stream_of(N_UNDER_LOAD, seed=5)),
     ):
-        await reached(settings, store, 0.1)
+        await reached(settings, store, 0.1, of=N_UNDER_LOAD)
         for share in (0.3, 0.6):
             async with InProcess(other) as second:
                 await until(lambda: shares(first, second) == [2, 2], "each has two")
-                await reached(settings, store, share)
+                await reached(settings, store, share, of=N_UNDER_LOAD)
                 assert not second.crashed
             await until(lambda: shares(first) == [4], "all are back")
         await all_folded(settings)
         assert not first.crashed
     await all_folded_by_a_successor(settings)
-    await agrees(settings, N_EVENTS)
+    await agrees(settings, N_UNDER_LOAD)
 
 
 async def test_a_worker_without_its_broker_stops_in_order(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,15 +26,6 @@ from tests.builders import (
     stream_of,
     until,
 )
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaServer]:
-    """A broker of this test's own, which keeps its data over a restart."""
-    server = KafkaServer(tmp_path / "kafka", ephemeral=False)
-    server.start()
-    yield server
-    server.stop()
 
 
 async def pushed_to(settings: Settings, user_id: str) -> list[Recommendation]:

@@ -1,8 +1,12 @@
 """`evaluate --through-kafka`: a real worker ranks as the same model does without a broker."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from agents.bench.bed import made_bed
+from agents.evaluate import through_kafka
 from agents.evaluate.several import shared
 from agents.evaluate.stream import Stream, stream_of
 from agents.evaluate.through_kafka import agree
@@ -33,7 +37,13 @@ def small_shop(n: int) -> Stream:
 
 
 @pytest.mark.timeout(300)
-def test_a_worker_ranks_every_event_as_offline() -> None:
+def test_a_worker_ranks_every_event_as_offline(
+    kafka: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_of_ours(_kafka: str | None, _redis: str | None, *rest: Any) -> Any:
+        return made_bed(kafka, redis_url, *rest)
+
+    monkeypatch.setattr(through_kafka, "made_bed", made_of_ours)
     config = FoldConfig(shape=ModelShape(n_factors=16), n_recent=4, n_uniform=4)
     agreement = agree(small_shop(900), config, KINDS)
     assert agreement.n > 300

@@ -356,11 +356,11 @@ async def test_an_assignment_that_takes_longer_than_the_session_does_not_lose_it
         return dict.fromkeys(partitions, 0)
 
     await fill(kafka, topics.events.name, 5)
-    member = Member(kafka, topics, on_assigned=wait_for_store, session_timeout_ms=6_000)
+    member = Member(kafka, topics, on_assigned=wait_for_store, session_timeout_ms=2_000)
     await member.consumer.start()
     try:
         # The one wait here that is a wait: the session must have had time to expire.
-        await asyncio.sleep(7.5)
+        await asyncio.sleep(3.0)
         store_is_back.set()
         assert len(await member.next(0)) == 5
         assert member.consumer.n_rebalances == 1

@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,22 +205,13 @@ async def test_a_lost_sequence_is_no_matter(
     assert values == [b"0", *(b"%d" % n for n in range(0, 100, 4))]
 
 
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[KafkaServer]:
-    """A broker of the test's own, that it may stop."""
-    server = KafkaServer(tmp_path / "kafka", ephemeral=False)
-    await asyncio.to_thread(server.start)
-    yield server
-    await asyncio.to_thread(server.stop)
-
-
 async def test_a_broker_restart_amid_a_stream_loses_and_repeats_nothing(
-    server: KafkaServer,
+    broker: KafkaServer, generation: str
 ) -> None:
-    topics = TopicSet("shop", partitions=2)
-    await ensure_topics(server.bootstrap, topics.all())
+    topics = TopicSet(generation, partitions=2)
+    await ensure_topics(broker.bootstrap, topics.all())
     topic = topics.events.name
-    async with Producer(server.bootstrap, topics, answer_s=WAIT_S) as producer:
+    async with Producer(broker.bootstrap, topics, answer_s=WAIT_S) as producer:
         stopping = asyncio.Event()
 
         async def stream(partition: int) -> int:
@@ -234,39 +224,41 @@ async def test_a_broker_restart_amid_a_stream_loses_and_repeats_nothing(
 
         streams = [asyncio.create_task(stream(partition)) for partition in (0, 1)]
         await producer.send_raw(topics.items.name, b"{}", b"before")
-        await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(broker.stop)
+        await asyncio.to_thread(broker.start)
         async with asyncio.timeout(WAIT_S):
             await producer.send_raw(topics.items.name, b"{}", b"after")
             stopping.set()
             sent = await asyncio.gather(*streams)
     for partition, n_sent in enumerate(sent):
         assert n_sent > 0
-        values = [one.value for one in await read_partition(server.bootstrap, topic, partition)]
+        values = [one.value for one in await read_partition(broker.bootstrap, topic, partition)]
         assert values == [b"%d" % n for n in range(n_sent)]
 
 
-async def test_a_refusal_just_before_the_broker_goes_away(server: KafkaServer) -> None:
+async def test_a_refusal_just_before_the_broker_goes_away(
+    broker: KafkaServer, generation: str
+) -> None:
     """What waits for the new client waits for the broker, and a stop ends the waiting."""
-    topics = TopicSet("shop", partitions=1)
-    await ensure_topics(server.bootstrap, topics.all())
+    topics = TopicSet(generation, partitions=1)
+    await ensure_topics(broker.bootstrap, topics.all())
     topic = topics.events.name
-    delivery = Delivery(server.bootstrap, topics.all(), "test", None)
+    delivery = Delivery(broker.bootstrap, topics.all(), "test", None)
     await delivery.start()
-    await set_limit(server.bootstrap, topic, 10_000)
+    await set_limit(broker.bootstrap, topic, 10_000)
     refused = await delivery.queue(OutMessage(topic, b"x" * 20_000, b"k"))
     await asyncio.wait((refused,))
     assert isinstance(refused.exception(), MessageSizeTooLargeError)
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(broker.stop)
     with pytest.raises(BrokerAway):  # no new client can be made
         async with asyncio.timeout(WAIT_S):
             await delivery.deliver([OutMessage(topic, b"x", b"k")])
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(broker.start)
     async with asyncio.timeout(WAIT_S):
         await delivery.deliver([OutMessage(topic, b"x", b"k")])
     in_flight = await delivery.queue(OutMessage(topic, b"y", b"k"))
     await in_flight
-    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(broker.stop)
     waiting = asyncio.create_task(delivery.deliver([OutMessage(topic, b"z", b"k")]))
     # Broken with something in flight: the old client is emptied first, which takes a broker.
     client: Any = delivery._client

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import cramjam
 import pytest
@@ -224,51 +223,44 @@ async def test_a_missing_topic_is_named(kafka: str) -> None:
 
 
 async def test_consumer_replica_and_producer_survive_a_broker_that_comes_back(
-    tmp_path: Path,
+    broker: KafkaServer, generation: str
 ) -> None:
-    server = KafkaServer(tmp_path / "kafka", ephemeral=False)
-    await asyncio.to_thread(server.start)
-    try:
-        topics = TopicSet("shop", partitions=1)
-        await ensure_topics(server.bootstrap, topics.all())
+    topics = TopicSet(generation, partitions=1)
+    await ensure_topics(broker.bootstrap, topics.all())
 
-        async def assigned(partitions: list[int]) -> dict[int, int]:
-            return dict.fromkeys(partitions, 0)
+    async def assigned(partitions: list[int]) -> dict[int, int]:
+        return dict.fromkeys(partitions, 0)
 
-        async def revoked(partitions: list[int]) -> None:
-            pass
+    async def revoked(partitions: list[int]) -> None:
+        pass
 
-        config = ConsumerConfig(server.bootstrap, topics.events.name, "group", "worker")
-        consumer = BatchConsumer(config, assigned, revoked)
-        catalogue = Catalogue()
-        replica = Replica(server.bootstrap, topics.items.name, catalogue.take)
-        async with Producer(server.bootstrap, topics) as producer:
-            await producer.send_event(Click(user_id="u", ts=1, item_id="i"))
-            await consumer.start()
-            await until(lambda: consumer.assigned() == {0}, "an assignment")
-            async with asyncio.timeout(WAIT_S):
-                assert (await consumer.next_batch(0, 10)).end == 1
-            await replica.start()
-            await asyncio.to_thread(server.stop)
-            # Sent while nobody is there: waits, is not lost, and is not sent twice.
-            sending = asyncio.create_task(
-                producer.send_event(Click(user_id="u", ts=2, item_id="i"))
-            )
-            await until(lambda: consumer.fetch_age_s() > 1, "the broker to be missed")
-            assert consumer.progress_age_s() < 5  # alive, though not ready
-            await asyncio.to_thread(server.start)
-            async with asyncio.timeout(WAIT_S):
-                await sending
-                position = 1
-                while position < 2:
-                    try:
-                        position = (await consumer.next_batch(0, 10)).end
-                    except PartitionRevoked:  # the group deals anew, and gives it back
-                        await asyncio.sleep(0.05)
-                assert position == 2
-                await producer.send_item(Item(item_id="late"))
-            await until(lambda: b"late" in catalogue.items, "the item sent after the restart")
-            await replica.stop()
-            await consumer.stop(leave=True)
-    finally:
-        await asyncio.to_thread(server.stop)
+    config = ConsumerConfig(broker.bootstrap, topics.events.name, generation, "worker")
+    consumer = BatchConsumer(config, assigned, revoked)
+    catalogue = Catalogue()
+    replica = Replica(broker.bootstrap, topics.items.name, catalogue.take)
+    async with Producer(broker.bootstrap, topics) as producer:
+        await producer.send_event(Click(user_id="u", ts=1, item_id="i"))
+        await consumer.start()
+        await until(lambda: consumer.assigned() == {0}, "an assignment")
+        async with asyncio.timeout(WAIT_S):
+            assert (await consumer.next_batch(0, 10)).end == 1
+        await replica.start()
+        await asyncio.to_thread(broker.stop)
+        # Sent while nobody is there: waits, is not lost, and is not sent twice.
+        sending = asyncio.create_task(producer.send_event(Click(user_id="u", ts=2, item_id="i")))
+        await until(lambda: consumer.fetch_age_s() > 1, "the broker to be missed")
+        assert consumer.progress_age_s() < 5  # alive, though not ready
+        await asyncio.to_thread(broker.start)
+        async with asyncio.timeout(WAIT_S):
+            await sending
+            position = 1
+            while position < 2:
+                try:
+                    position = (await consumer.next_batch(0, 10)).end
+                except PartitionRevoked:  # the group deals anew, and gives it back
+                    await asyncio.sleep(0.05)
+            assert position == 2
+            await producer.send_item(Item(item_id="late"))
+        await until(lambda: b"late" in catalogue.items, "the item sent after the restart")
+        await replica.stop()
+        await consumer.stop(leave=True)

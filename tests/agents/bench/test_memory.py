@@ -17,7 +17,10 @@ from agents.store_access import own_items_of
 from profiles.shape import OWN_FORMAT, RECORD_VERSION, ModelShape
 
 
-def test_the_store_holds_more_than_the_records_and_about_what_the_formula_says():
+def test_the_store_holds_more_than_the_records_and_about_what_the_formula_says(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("agents.bench.record_sizes.N_KINDS_OF_RECORDS", 3_000)  # each user its own
     shape = ModelShape()
     found = user_bytes(3_000, RECORD_VERSION, shape, lambda step: None)
     assert f"geometric, mean {MEAN_EVENTS} events" in found

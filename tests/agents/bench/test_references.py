@@ -11,16 +11,26 @@ from profiles.record import decode_profile
 from profiles.shape import ModelShape
 
 
-def test_both_agents_and_all_limits_run_to_their_end(kafka: str, redis_url: str):
+def test_both_agents_and_all_limits_run_to_their_end_and_leave_readable_profiles(
+    kafka: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
     chosen = tuple(system for system in SYSTEMS if system.settings is None)
     seen: list[str] = []
-    with made_bed(kafka, redis_url, 4, lambda step: None) as bed:
+    monkeypatch.setattr("agents.bench.throughput.drop_keys", lambda store, prefix: None)
+    with (
+        made_bed(kafka, redis_url, 4, lambda step: None) as bed,
+        redis.Redis.from_url(redis_url) as store,
+    ):
         report = throughput(bed, chosen, 10_000, 1, lambda what, done, n: seen.append(what))
+        keys = list(store.scan_iter(match=f"{bed.name}-faust_take-1:*", count=5_000))
+        records = [decode_profile(record, ModelShape()) for record in store.mget(keys)]
     assert set(report.rates) == {system.name for system in chosen}
     assert all(rate.min > 0 for rate in report.rates.values())
     assert all(report.cpu_us[name]["system"] > 0 for name in report.rates)
     assert report.settings["events"]["faust_per_event"] == 400
     assert "faust_take" in seen
+    assert sum(profile.n_events for profile in records) >= 2_000
+    assert all(profile.history for profile in records)
 
 
 def test_a_worker_of_ours_is_measured_by_its_checkpoints(kafka: str, redis_url: str):
@@ -31,20 +41,6 @@ def test_a_worker_of_ours_is_measured_by_its_checkpoints(kafka: str, redis_url: 
     assert counts[-1] == 40_000
     assert report.rates["foldstream_small"].min > 0
     assert report.cpu_us["foldstream_small"]["system"] > 0
-
-
-def test_a_reference_leaves_readable_profiles(kafka: str, redis_url: str, monkeypatch):
-    chosen = tuple(system for system in SYSTEMS if system.name == "faust_take")
-    monkeypatch.setattr("agents.bench.throughput.drop_keys", lambda store, prefix: None)
-    with (
-        made_bed(kafka, redis_url, 4, lambda step: None) as bed,
-        redis.Redis.from_url(redis_url) as store,
-    ):
-        throughput(bed, chosen, 10_000, 1, lambda what, done, n: None)
-        keys = list(store.scan_iter(match=f"{bed.name}-faust_take-1:*", count=5_000))
-        records = [decode_profile(record, ModelShape()) for record in store.mget(keys)]
-    assert sum(profile.n_events for profile in records) >= 2_000
-    assert all(profile.history for profile in records)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ import pytest
 
 from agents.__main__ import run_command
 from agents.cli.common import Exit
+
+
+@pytest.fixture(autouse=True)
+def few_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four of each topic: making sixteen takes seconds."""
+    monkeypatch.setattr("agents.cli.bench_sizes.PARTITIONS", 4)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -54,8 +61,13 @@ def test_a_file_that_the_shell_has_emptied_is_refused_before_anything_is_measure
 
 
 def test_score_tells_requests_latency_recall_and_what_has_changed(
-    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    kafka: str,
+    redis_url: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr("agents.bench.score_kafka.N_EVENTS", 2_000)
     sizes = ["--items", "300", "--seconds", "0.2", "--repeats", "2", "--rate", "50"]
     given = ["--kafka", kafka, "--redis", redis_url, "--kafka-items", "300"]
     document = run(capsys, "score", *sizes, *given)
@@ -72,6 +84,8 @@ def test_score_tells_requests_latency_recall_and_what_has_changed(
     assert set(tables["kafka, latency"]["rows"]) == {"one", "32 at once"}
     before = tmp_path / "before.json"
     before.write_bytes(msgspec.json.encode(document))
+    monkeypatch.setattr("agents.bench.score.LEAST_EVENTS", 1_000)  # only compared, not judged
+    monkeypatch.setattr("agents.bench.score.N_USERS", 1_000)
     again = [*sizes, "--kafka-items", "0", "--systems", "scores", "--compare", str(before)]
     changes = run(capsys, "score", *again)["changes"]
     assert {"300 items, requests / scores, one / requests/s"} <= {
@@ -81,8 +95,21 @@ def test_score_tells_requests_latency_recall_and_what_has_changed(
 
 
 def test_memory_tells_of_store_and_worker_by_user_and_item(
-    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+    kafka: str,
+    redis_url: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    # The whole of online-retail is folded in test_memory.py.
+    purchases = tmp_path / "purchases.csv.gz"
+    with gzip.open(purchases, "wt") as file:
+        file.write("ts_ms,CustomerID,StockCode,Quantity\n")
+        lines = (f"{1_300_000_000_000 + n},c{n % 50},{10_000 + n % 30},1\n" for n in range(500))
+        file.writelines(lines)
+    monkeypatch.setattr("agents.bench.record_sizes.PURCHASES", purchases)
+    monkeypatch.setattr("agents.bench.record_sizes.N_KINDS_OF_RECORDS", 1_000)
+    monkeypatch.setattr("agents.bench.memory.STEPS", 10)
     given = ["--kafka", kafka, "--redis", redis_url, "--repeats", "1", "--store-users", "1000"]
     sizes = ["--users", "4000", "--cache", "1000", "--items", "1000"]
     tables = run(capsys, "memory", *given, *sizes)["tables"]
@@ -92,8 +119,13 @@ def test_memory_tells_of_store_and_worker_by_user_and_item(
 
 
 def test_startup_tells_each_start_by_stage(
-    kafka: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+    kafka: str,
+    redis_url: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    # After kill -9 a worker waits for the dead member's session.
+    monkeypatch.setenv("FOLDSTREAM_SESSION_TIMEOUT_MS", "6000")
     given = ["--kafka", kafka, "--redis", redis_url, "--repeats", "1", "--events", "1000"]
     tables = run(capsys, "startup", *given)["tables"]
     assert set(tables) == {"first start, empty store", "after a stop", "after kill -9", "reference"}

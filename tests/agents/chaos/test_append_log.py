@@ -13,7 +13,7 @@ import pytest_asyncio
 import redis.asyncio as redis
 
 from agents.chaos.append_log import written_in
-from agents.chaos.bed import ServerHandle, made_bed
+from agents.chaos.bed import Bed, ServerHandle
 from agents.chaos.scenario import Report
 from agents.chaos.scenarios.store import check_named, n_refusals
 from agents.chaos.verifier import verify
@@ -22,6 +22,7 @@ from agents.chaos.worker_process import WorkerProcess
 from agents.store_access import store_of
 from profiles.store import CommitBatch, LogPosition, ProfileStore, StoreConfig
 from streams.embedded.store import StoreServer
+from streams.topics import TopicSet
 
 HERE = LogPosition("c", "t", 2)
 
@@ -69,22 +70,33 @@ async def test_a_fall_that_is_made_good_at_once_is_still_found(kept: Kept) -> No
     assert found.last == {0: 3, 1: 3}
 
 
-async def test_the_verifier_tells_a_fall_that_no_look_at_the_store_saw(tmp_path: Path) -> None:
+async def test_the_verifier_tells_a_fall_that_no_look_at_the_store_saw(
+    kept: Kept, kafka: str, topics: TopicSet, tmp_path: Path
+) -> None:
     report = Report()
-    async with made_bed(tmp_path, partitions=2) as bed:
-        async with Watcher(bed, interval_s=3_600.0, keeps_log=True) as watcher:
-            async with store_of(bed.settings()) as store:
-                acquired = await store.acquire(0, b"o" * 16, HERE)
-                for start in range(3):
-                    batch = CommitBatch(start, start + 1, [], [], [], 5, HERE)
-                    await store.commit(acquired.claim, batch)
-                key = store.keys.checkpoint[0]
-            async with redis.Redis.from_url(bed.redis) as hand:
-                assert (await hand.config_get("auto-aof-rewrite-percentage")).popitem()[1] == "0"
-                await hand.hset(key, "next_offset", 1)
-                await hand.hset(key, "next_offset", 3)
-            await verify(bed, report, watcher, wait=False)
-        assert not watcher.falls
+    bed = Bed(
+        folder=tmp_path,
+        kafka=kafka,
+        redis=kept.server.url,
+        partitions=topics.partitions,
+        broker=cast("Any", None),  # everybody's, and no fault strikes it
+        store=kept.handle,
+        nodes=[kept.handle],
+        overrides={"topic_prefix": topics.prefix},
+        versions={},
+    )
+    async with Watcher(bed, interval_s=3_600.0, keeps_log=True) as watcher:
+        async with store_of(bed.settings()) as store:
+            acquired = await store.acquire(0, b"o" * 16, HERE)
+            for start in range(3):
+                batch = CommitBatch(start, start + 1, [], [], [], 5, HERE)
+                await store.commit(acquired.claim, batch)
+            key = store.keys.checkpoint[0]
+        assert (await kept.hand.config_get("auto-aof-rewrite-percentage")).popitem()[1] == "0"
+        await kept.hand.hset(key, "next_offset", 1)
+        await kept.hand.hset(key, "next_offset", 3)
+        await verify(bed, report, watcher, wait=False)
+    assert not watcher.falls
     assert report.figures["checkpoints in the append-only file"].value == 5
     assert any("partition 0 from 3 to 1" in failure for failure in report.failures)
 

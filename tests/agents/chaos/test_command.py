@@ -7,6 +7,8 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -26,8 +28,25 @@ async def check_the_seed(bed: Bed, draw: random.Random, report: Report, plan: Pl
     await bed.store.start()
     report.figure("drawn", draw.randrange(1_000))
     report.check(plan.seed % 2 == 0, "the seed is even", str(plan.seed))
+
+
+async def check_nothing(bed: Bed, draw: random.Random, report: Report, plan: Plan) -> None:
+    """Passes without a look at the bed."""
     if plan.seed == 3:
         raise RuntimeError("something of its own")
+
+
+@asynccontextmanager
+async def no_servers(folder: Path, **_: object) -> AsyncIterator[Any]:
+    yield SimpleNamespace(versions={})
+
+
+@pytest.fixture
+def without_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run, what is done with its end: `check_the_seed` has shown that it has servers."""
+    monkeypatch.setattr("agents.chaos.runner.made_bed", no_servers)
+    one = Scenario("even", "t", "p", 0.1, check_nothing, default_runs=2, timed=False)
+    monkeypatch.setattr(catalogue, "SCENARIOS", (one,))
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +102,7 @@ def test_a_timed_run_is_alone_unless_it_is_said_otherwise(
     assert [run.beside for run in results.read([path])] == [True, False]
 
 
+@pytest.mark.usefixtures("without_servers")
 def test_what_goes_wrong_in_a_run_is_its_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run_command(["chaos", "even", "--seed", "3", "--runs", "1", "--json"]) == 1
     (run,) = json.loads(capsys.readouterr().out)
@@ -111,6 +131,7 @@ def test_the_table_is_written_from_what_was_kept(
     assert "missing: `even`" in page.read_text()
 
 
+@pytest.mark.usefixtures("without_servers")
 def test_a_run_under_which_the_sources_changed_stands_on_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
