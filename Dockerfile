@@ -4,11 +4,10 @@
 
 FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_NO_COMPILE=1
+    PIP_NO_CACHE_DIR=1
 COPY requirements.txt requirements-build.txt /
 RUN python -m venv /venv \
-    && /venv/bin/pip install --require-hashes --only-binary :all: -r /requirements.txt
+    && /venv/bin/pip install --no-compile --require-hashes --only-binary :all: -r /requirements.txt
 # What makes our wheel stays out of the image.
 RUN python -m venv /tools \
     && /tools/bin/pip install --require-hashes --only-binary :all: -r /requirements-build.txt
@@ -17,7 +16,7 @@ COPY streams /src/streams
 COPY profiles /src/profiles
 COPY agents /src/agents
 RUN /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
-    && /venv/bin/pip install --no-deps --no-index /dist/foldstream-*.whl
+    && /venv/bin/pip install --no-compile --no-deps --no-index /dist/foldstream-*.whl
 
 
 FROM python:3.12-slim
