@@ -106,7 +106,7 @@ class TopicSets:
         self._used.append(topics)
         if len(self._used) == self.AT_ONCE:
             used, self._used = self._used, []
-            self._beside.submit(asyncio.run, self._delete(used))
+            self._beside.submit(self._delete, used)
 
     def close(self) -> None:
         self._beside.shutdown(cancel_futures=True)
@@ -116,9 +116,12 @@ class TopicSets:
         asyncio.run(ensure_topics(self._kafka, [topic for one in made for topic in one.all()]))
         return made
 
-    async def _delete(self, used: list[TopicSet]) -> None:
-        async with admin_client(self._kafka) as admin:
-            await admin.delete_topics([topic.name for one in used for topic in one.all()])
+    def _delete(self, used: list[TopicSet]) -> None:
+        async def delete() -> None:
+            async with admin_client(self._kafka) as admin:
+                await admin.delete_topics([topic.name for one in used for topic in one.all()])
+
+        asyncio.run(delete())
 
 
 @pytest.fixture(scope="session")
