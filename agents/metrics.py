@@ -113,7 +113,7 @@ class Metrics:
         self.clipped = Counter(
             "foldstream_model_steps_clipped", "Gradient steps that were cut.", registry=r
         )
-        self.skipped = Counter(
+        self.blend_skipped = Counter(
             "foldstream_model_blend_steps_skipped",
             "Steps of the blend's weights left out: one was not finite.",
             registry=r,
@@ -208,7 +208,7 @@ class Metrics:
         self.recommendations = Counter(
             "foldstream_recommendations", "Lists emitted, by kind.", ["kind"], registry=r
         )
-        self.skipped = Counter(
+        self.overtaken = Counter(
             "foldstream_scoring_skipped", "Changes passed over for a newer one.", registry=r
         )
         self.requests_failed = Counter(

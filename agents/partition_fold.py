@@ -388,7 +388,7 @@ class PartitionFold:
         if folded.items is not self._model.items:  # taken back meanwhile, for somebody else's sake
             self._metrics.model_lost.inc(folded.report.n_learned)
         self._metrics.clipped.inc(folded.report.n_clipped)
-        self._metrics.skipped.inc(folded.report.n_skipped)
+        self._metrics.blend_skipped.inc(folded.report.n_skipped)
 
     def _announce(self, messages: list[bytes]) -> None:
         self._announced = asyncio.ensure_future(

@@ -230,7 +230,7 @@ class ScoringService(Service):
         for user in change.users:
             before = self._pending.get(user.user_id)
             if before is not None:
-                self._metrics.skipped.inc()
+                self._metrics.overtaken.inc()
             first_at = at if before is None else before.first_at
             self._pending[user.user_id] = Waiting(partition, first_at, user, change.folded_ms)
 

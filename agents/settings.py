@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping
@@ -28,12 +29,18 @@ from pydantic_settings import (
 from agents.errors import SettingsError
 from agents.flood import FloodRule
 from profiles.interactions import FIRST_OWN_CODE, LEAST_WEIGHT, MAX_KINDS, MOST_WEIGHT, Kind, Kinds
+from streams.addresses import without_passwords
 from streams.topics import TopicSet
 
 PREFIX = "FOLDSTREAM_"
 CONFIG_FILE = "foldstream.toml"
 NOT_SETTINGS = {"DATA", "CACHE", "CONFIG", "NO_SKIP"}
 """Variables with our prefix that are read elsewhere: data sets, jar cache, the file, the tests."""
+
+SERVICE_LINK = re.compile(
+    r".*_SERVICE_(HOST|PORT(_\w+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+"""Names that Kubernetes makes of a Service, in every pod beside it; see `_is_service_link`."""
 
 Role = Literal["updater", "catalogue", "scorer", "dashboard", "evaluator"]
 ROLES: tuple[Role, ...] = ("updater", "catalogue", "scorer", "dashboard", "evaluator")
@@ -235,6 +242,9 @@ def load_settings(
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    environment = {
+        name: value for name, value in environment.items() if not _is_service_link(name, value)
+    }
     known = {PREFIX + key.upper(): key for key in Settings.model_fields}
     for name in environment:
         if (
@@ -260,6 +270,16 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         else:
             found[key] = raw
     return found
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes put this variable there for a Service named ``foldstream...``.
+
+    Of one named just ``foldstream`` it makes ``FOLDSTREAM_PORT=tcp://10.0.0.1:80``.
+    """
+    return SERVICE_LINK.fullmatch(name) is not None or (
+        name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
+    )
 
 
 def _read_file(path: Path | None, environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
@@ -302,5 +322,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any], sources: Mapping
             continue
         key = str(problem["loc"][0])
         where = ".".join(str(part) for part in problem["loc"])
-        lines.append(f"{where} = {values.get(key)!r} (from {sources.get(key)}): {message}")
+        value = values.get(key)
+        if isinstance(value, str):
+            value = without_passwords(value)
+        lines.append(f"{where} = {value!r} (from {sources.get(key)}): {message}")
     return "\n".join(lines)

@@ -6,6 +6,7 @@ import typer
 from rich.table import Table
 
 from agents.cli.common import ConfigOption, DataDirOption, JsonOption, Output, settings_for
+from streams.addresses import without_passwords
 
 
 def register(app: typer.Typer) -> None:
@@ -19,11 +20,14 @@ def register(app: typer.Typer) -> None:
         """Print every setting with its value, source and meaning."""
         loaded = settings_for(config, data_dir=data_dir)
         values = loaded.settings.model_dump(mode="json")
+        values["redis"] = without_passwords(values["redis"])
         output = Output(as_json)
         output.result(
             {key: {"value": value, "source": loaded.sources[key]} for key, value in values.items()}
         )
-        table = Table("setting", "value", "source", "meaning", box=None)
+        table = Table(box=None)
+        for heading in ("setting", "value", "source", "meaning"):
+            table.add_column(heading, overflow="fold")
         for key, value in values.items():
             meaning = type(loaded.settings).model_fields[key].description or ""
             table.add_row(key, str(value), loaded.sources[key], meaning)

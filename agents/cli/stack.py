@@ -25,6 +25,7 @@ from agents.cli.common import (
     RedisOption,
     settings_for,
 )
+from streams.addresses import without_passwords
 from streams.embedded.ports import reachable
 from streams.embedded.stack import Stack, StackInfo, lock_is_held, read_stack
 from streams.errors import EmbeddedError
@@ -199,8 +200,12 @@ def _table(info: StackInfo, answers: dict[str, bool] | None = None) -> Table:
     for heading in ("", "address", "version", "process"):
         table.add_column(heading)
     for name, address in (("kafka", info.kafka), ("redis", info.redis)):
-        row = [name, address, info.versions.get(name, "yours"), str(info.pids.get(name, "-"))]
+        row = [
+            without_passwords(address),
+            info.versions.get(name, "yours"),
+            str(info.pids.get(name, "-")),
+        ]
         if answers is not None and not answers[name]:
-            row[1] += "  [red]does not answer[/red]"
-        table.add_row(*row)
+            row[0] += "  [red]does not answer[/red]"
+        table.add_row(name, *row)
     return table

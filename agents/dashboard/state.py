@@ -243,7 +243,7 @@ def agents_of(
             AgentState(
                 "scorer",
                 _state(ready),
-                f"{totals.n_lists:,} lists emitted, {int(total(metrics.skipped)):,} overtaken by "
+                f"{totals.n_lists:,} lists emitted, {int(total(metrics.overtaken)):,} overtaken by "
                 "a newer profile",
                 rate_per_s=totals.lists_per_s,
                 lag=worker.scorer.n_waiting,

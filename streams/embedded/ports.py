@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from streams.addresses import without_passwords
 from streams.errors import EmbeddedError
 
 LOOPBACK = "127.0.0.1"
@@ -74,7 +75,7 @@ def reachable(address: str, default_port: int, timeout_s: float = 5.0) -> bool:
     """
     parts = [urlsplit(part if "//" in part else f"//{part}") for part in address.split(",") if part]
     if not parts or any(part.hostname is None for part in parts):
-        raise ValueError(f"{address!r} is no address")
+        raise ValueError(f"{without_passwords(address)!r} is no address")
     return any(accepts(part.hostname or "", part.port or default_port, timeout_s) for part in parts)
 
 

@@ -22,6 +22,7 @@ from typing import Self
 
 import msgspec
 
+from streams.addresses import without_passwords
 from streams.embedded import jars, ports
 from streams.embedded.guard import process_runs
 from streams.embedded.kafka import KafkaServer
@@ -329,6 +330,6 @@ def _check_reachable(url: str, default_port: int, what: str, flag: str, example:
         raise EmbeddedError(f"{flag}: {error}; write {example}") from error
     if not there:
         raise EmbeddedError(
-            f"the {what} at {url} takes no connection: start it, correct {flag}, or leave it out "
+            f"the {what} at {without_passwords(url)} takes no connection: start it, correct {flag}, or leave it out "
             "to have one started here"
         )

@@ -60,6 +60,31 @@ def test_a_wrong_value_is_named_with_its_source(environment: dict[str, str], sai
     assert said in str(refused.value)
 
 
+def test_a_refusal_doesnt_show_the_password() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(environment={"FOLDSTREAM_REDIS": "http://shop:s3cret@store:6379"})
+    assert "s3cret" not in str(refused.value)
+    assert "http://shop:***@store:6379" in str(refused.value)
+
+
+def test_what_kubernetes_says_of_a_service_is_no_setting() -> None:
+    """A Service named `foldstream`, and one named `foldstream-store` with two named ports."""
+    of_services = {
+        "FOLDSTREAM_SERVICE_HOST": "10.0.0.1",
+        "FOLDSTREAM_SERVICE_PORT": "80",
+        "FOLDSTREAM_PORT": "tcp://10.0.0.1:80",
+        "FOLDSTREAM_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "FOLDSTREAM_PORT_80_TCP_PROTO": "tcp",
+        "FOLDSTREAM_PORT_80_TCP_PORT": "80",
+        "FOLDSTREAM_PORT_80_TCP_ADDR": "10.0.0.1",
+        "FOLDSTREAM_STORE_SERVICE_PORT_REDIS": "6379",
+        "FOLDSTREAM_STORE_PORT": "udp://10.0.0.2:6379",
+    }
+    assert load_settings(environment=of_services) == load_settings(environment={})
+    with pytest.raises(SettingsError, match="port"):
+        load_settings(environment={"FOLDSTREAM_PORT": "10.0.0.1:80"})
+
+
 def test_a_misspelt_key_of_the_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "shop.toml"
     file.write_text("partitons = 8\n")
