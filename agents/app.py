@@ -15,6 +15,7 @@ import faust
 import structlog
 from mode import Service
 
+from agents.answerer import RequestAnswerer
 from agents.candidate_keeper import CandidateKeeper
 from agents.catalogue import Catalogue
 from agents.describer import Describer
@@ -33,7 +34,7 @@ from agents.partition_fold import Limits
 from agents.ranking import Ranking, RankingRules
 from agents.ranking_thread import RankingThread
 from agents.requests_transport import RequestsApp
-from agents.scorer import RequestAnswerer, ScorerConfig, ScoringService
+from agents.scorer import ScorerConfig, ScoringService
 from agents.settings import Settings
 from agents.store_access import fingerprint_of, fold_config_of, store_of
 from agents.sweeper import Sweeper

@@ -330,6 +330,6 @@ def _check_reachable(url: str, default_port: int, what: str, flag: str, example:
         raise EmbeddedError(f"{flag}: {error}; write {example}") from error
     if not there:
         raise EmbeddedError(
-            f"the {what} at {without_passwords(url)} takes no connection: start it, correct {flag}, or leave it out "
-            "to have one started here"
+            f"the {what} at {without_passwords(url)} takes no connection: start it, correct "
+            f"{flag}, or leave it out to have one started here"
         )
