@@ -51,10 +51,11 @@ async def test_an_answer_that_the_broker_did_not_take_is_sent_again(
         answerer = running.worker.answerer
         assert answerer is not None
         running.worker.readiness.reached.set()
-        os.kill(broker.process.pid, signal.SIGSTOP)
+        running.worker.producer._delivery._client.broken = True  # as if a batch was refused
+        os.kill(broker.process.pid, signal.SIGSTOP)  # so that it can't be made anew
         try:
             await answerer.run(one_of(RecommendRequest(request_id="r1", user_id="u1")))
-            await asyncio.sleep(2 * ANSWER_S)  # the first try is over
+            await asyncio.sleep(3 * ANSWER_S)  # the first try is over
             assert answerer._work
         finally:
             os.kill(broker.process.pid, signal.SIGCONT)
