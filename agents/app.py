@@ -183,6 +183,7 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             settings.kafka, topics.items.name, metrics, settings.broker_timeout_s
         )
         services.append(catalogue)
+    parts: Parts | None = None
     if "updater" in roles:
         model = worker.model = Model(config, store, metrics)
         worker.view = model.view
@@ -282,6 +283,8 @@ def build_app(settings: Settings, number: int = 0) -> Worker:
             producer,
             metrics,
         )
+        if parts is not None:
+            parts.foretell = worker.scorer.foretell
         worker.answerer = RequestAnswerer(
             scorer_config,
             shape,

@@ -128,12 +128,15 @@ class PartitionFold:
         trials: tuple[LiveTrials, TrialLog] | None = None,
         warm: PartitionFold | None = None,
         look_back: LookBack | None = None,
+        foretell: Callable[[ProfileChange], None] | None = None,
     ) -> None:
         """trials: looks at events before they are learned, and where that goes.
 
         warm: the fold of the same partition from before, if nobody else had it since.
 
         look_back: reads what lies before in the log; without it a flood is judged by what comes.
+
+        foretell: hears of each commit at once, before its announcement is on the way.
         """
         self.claim = acquired.claim
         self.partition = acquired.claim.partition
@@ -158,6 +161,7 @@ class PartitionFold:
         self._limits = limits
         self._now_ms = now_ms
         self._trials = trials
+        self._foretell = foretell
         self._watermark_ms = acquired.checkpoint.watermark_ms if acquired.checkpoint else 0
         self._gaps = acquired.checkpoint.gaps if acquired.checkpoint else ()
         self._seen = SeenRing(model.config.n_seen_slots, acquired.seen)
@@ -337,6 +341,7 @@ class PartitionFold:
 
     async def _commit(self, batch: EventColumns, raw: RawBatch, folded: _Folded | None) -> None:
         messages = []
+        change = None
         watermark_ms = self._watermark_ms
         if folded is not None:
             watermark_ms = folded.report.watermark_ms
@@ -376,6 +381,8 @@ class PartitionFold:
         self._metrics.observe_commit(time.perf_counter() - began, len(batch))
         if folded is not None:
             self._announce(messages)
+            if self._foretell is not None and change is not None and len(messages) == 1:
+                self._foretell(change)  # a larger one is in no hurry
             self._count(folded)
             if self._trials is not None:
                 self._trials[1].note(self.partition, folded.trials)

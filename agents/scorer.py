@@ -3,16 +3,19 @@
 `ScoringService` follows `profile-changes`, reads profiles from the store and emits ranked lists.
 The newest profile wins: a change that is overtaken before its turn is skipped and counted.
 Positions on `profile-changes` are committed to Kafka only behind acknowledged recommendations, so a
-crash repeats some and loses none. The other door, for requests, is `agents.answerer`.
+crash repeats some and loses none. An updater of the same process tells of a commit before Kafka
+does (`foretell`), which saves a way there and back; the message that follows only says how far we
+came. The other door, for requests, is `agents.answerer`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -25,8 +28,8 @@ from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
 from profiles.store import ProfileStore
 from streams.codec import decode_change, encode
 from streams.errors import BrokerAway, DecodeError, MessageTooLarge
-from streams.events import ChangedUser, Recommendation, Stamps
-from streams.pace import FetchPace
+from streams.events import ChangedUser, ProfileChange, Recommendation, Stamps
+from streams.pace import FetchPace, Pace
 from streams.producer import Producer
 from streams.reader import is_connected, kafka_consumer, start_client, stop_consumer
 
@@ -57,15 +60,31 @@ HEARTBEAT_MS = 1_000
 REMEMBER_S = 1.0
 """Between two commits of positions: what lies in between is emitted again after a crash."""
 
+LOOK_S = 0.2
+"""How long a loop of ours waits for something to do before it shows that it is alive."""
 
-@dataclass(frozen=True, slots=True)
+TURNS_PER_S = 100
+"""Turns beyond which users are gathered: a turn costs a look at the store and a send, however few
+it serves."""
+
+
+@dataclass(slots=True, eq=False)
+class Announcement:
+    """One message of `profile-changes`, as far as its users have no acknowledged list."""
+
+    partition: int
+    at: int | None = None  # its position; None: foretold and not read yet
+    n_waiting: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Waiting:
     """A user whose profile changed and who has no new list yet."""
 
     partition: int
-    first_at: int  # position on profile-changes of the oldest change not served
     changed: ChangedUser
     folded_ms: int
+    announced: list[Announcement]  # that this list will answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +121,20 @@ class ScoringService(Service):
         self._producer = producer
         self._metrics = metrics
         self._pending: dict[str, Waiting] = {}
-        self._unacknowledged: dict[int, Waiting] = {}  # by identity: a user may be in two rounds
+        self._unanswered: dict[int, Announcement] = {}  # by identity; read, with users who wait
+        self._foretold: dict[int, dict[int, Announcement]] = {}  # by partition and next_offset
+        self._assigned: set[int] = set()
+        self._wake = asyncio.Event()  # somebody waits for a list
         self._emitting: set[asyncio.Task[None]] = set()
-        self._pace = FetchPace()
+        self._fetching = FetchPace()
+        self._turns = Pace(TURNS_PER_S, burst=TURNS_PER_S // 4)
         self._following: asyncio.Task[None]
         self._broken: asyncio.Future[None]
         self._users_a_change = 1_000  # of the largest lately
-        self._n_served = 0
+        self._n_acknowledged = 0
         self._remembered = 0  # of them when the positions were last committed
         self._remembered_s = -REMEMBER_S  # monotonic
-        self._turned_s = time.monotonic()  # a wall clock that is set back would hide a standstill
+        self._read_s = self._turned_s = time.monotonic()  # a wall clock may be set back
         self.leave_group = True  # at a stop; not where this process is back within seconds
 
     @property
@@ -120,8 +143,18 @@ class ScoringService(Service):
         return len(self._pending)
 
     def progress_age_s(self) -> float:
-        """Seconds since the loop last turned."""
-        return time.monotonic() - self._turned_s
+        """Seconds since the loop that is further behind last turned."""
+        return time.monotonic() - min(self._read_s, self._turned_s)
+
+    def foretell(self, change: ProfileChange) -> None:
+        """An updater of this process has committed this; its one message will come by Kafka, too.
+
+        Passed over where another process's scorer reads that partition, and where too many wait.
+        """
+        if change.partition in self._assigned and len(self._pending) < PENDING_USERS:
+            announcement = Announcement(change.partition)
+            self._foretold.setdefault(change.partition, {})[change.next_offset] = announcement
+            self._expect(change, announcement)
 
     async def on_start(self) -> None:
         # Not a task of mode's: those are cancelled at a stop, and ours has a last word to say.
@@ -155,56 +188,88 @@ class ScoringService(Service):
         )
         await start_client(consumer, self._config.bootstrap)
         consumer.subscribe([self._config.changes_topic])
+        loops = [asyncio.create_task(one(consumer)) for one in (self._read, self._take_turns)]
         try:
-            while not self.should_stop:
-                await self._round(consumer)
+            await asyncio.wait(loops, return_when=asyncio.FIRST_EXCEPTION)
+            for ended in loops:
+                if ended.done():
+                    ended.result()
             if is_connected(consumer._client):  # else there is nobody to hear a last word
                 if self._emitting:
                     await asyncio.wait(self._emitting, timeout=LAST_WORD_S)
                 await self._remember(consumer)
         finally:
-            for task in self._emitting:
+            for task in (*loops, *self._emitting):
                 task.cancel()
             await stop_consumer(consumer, leave=self.leave_group)
 
-    async def _round(self, consumer: AIOKafkaConsumer) -> None:
-        """Take in what has changed, serve the next users, remember how far we came."""
-        if len(self._pending) < PENDING_USERS:
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        """Take in what has changed, as long as not too many wait."""
+        while not self.should_stop:
+            self._read_s = time.monotonic()
+            if len(self._pending) >= PENDING_USERS:
+                await asyncio.sleep(LOOK_S / 10)
+                continue
             # By what a change named last: 500 of a busy updater would be two million users.
             room = (PENDING_USERS - len(self._pending)) // self._users_a_change
             fetched = await consumer.getmany(
-                timeout_ms=0 if self._pending else 200,
-                max_records=max(1, min(CHANGES_AT_ONCE, room)),
+                timeout_ms=int(LOOK_S * 1_000), max_records=max(1, min(CHANGES_AT_ONCE, room))
             )
+            self._note_assignment({one.partition for one in consumer.assignment()})
             for partition, records in fetched.items():
                 for record in records:
                     self._take(partition.partition, record.offset, record.value)
-            self._pace.note(consumer, sum(map(len, fetched.values())))
-        self._turned_s = time.monotonic()
-        self._metrics.scorer_waiting.set(len(self._pending))
-        if self._pending:
-            await self._serve()
-        if self._remembered < self._n_served and (
-            time.monotonic() - self._remembered_s >= REMEMBER_S
-        ):
-            await self._remember(consumer)
+            self._fetching.note(consumer, sum(map(len, fetched.values())))
+
+    def _note_assignment(self, assigned: set[int]) -> None:
+        """What was foretold of a partition that is another's now won't be read here."""
+        for partition in self._assigned - assigned:
+            self._foretold.pop(partition, None)
+        self._assigned = assigned
+
+    async def _take_turns(self, consumer: AIOKafkaConsumer) -> None:
+        """Serve those who wait, and remember how far we came."""
+        while not self.should_stop:
+            self._turned_s = time.monotonic()
+            self._metrics.scorer_waiting.set(len(self._pending))
+            if self._pending:
+                await self._serve()
+                pause_s = self._turns.pause_s()
+                if pause_s and len(self._pending) < ROUND_USERS:
+                    await asyncio.sleep(pause_s)
+            else:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._wake.wait()
+            if self._remembered < self._n_acknowledged and (
+                time.monotonic() - self._remembered_s >= REMEMBER_S
+            ):
+                await self._remember(consumer)
 
     async def _serve(self) -> None:
         """The next users, oldest change first."""
         turn = list(islice(self._pending.values(), ROUND_USERS))
+        # Who changes from here on waits for another turn: the store may have been read by then.
+        for waiting in turn:
+            del self._pending[waiting.changed.user_id]
         try:
             lists = await self._rank(turn)
         except StoreAway as away:
             logger.warning("cannot score yet", reason=str(away))
+            self._put_back(turn)
             await self.sleep(0.5)
             return
-        for waiting in turn:
-            self._pending.pop(waiting.changed.user_id, None)
-        self._n_served += len(turn)
         await self._emit(turn, lists)
 
+    def _put_back(self, turn: Sequence[Waiting]) -> None:
+        """They go on waiting, before those who came meanwhile."""
+        later, self._pending = self._pending, {one.changed.user_id: one for one in turn}
+        for waiting in later.values():
+            self._wait(waiting)
+
     def _take(self, partition: int, at: int, value: bytes) -> None:
-        """Note who changed; a user still waiting keeps its place and gets the newer profile."""
+        """Note who changed, unless that was foretold."""
         try:
             change = decode_change(value)
         except DecodeError as error:
@@ -212,12 +277,41 @@ class ScoringService(Service):
             logger.error("not a profile change", partition=partition, offset=at, reason=str(error))
             return
         self._users_a_change = max(len(change.users), self._users_a_change // 2, 1)
+        announcement = self._known(partition, change.next_offset)
+        if announcement is None:
+            announcement = Announcement(partition)
+            self._expect(change, announcement)
+        announcement.at = at
+        if announcement.n_waiting:
+            self._unanswered[id(announcement)] = announcement
+
+    def _known(self, partition: int, next_offset: int) -> Announcement | None:
+        """What was foretold of this message; they are read in the order in which they were told."""
+        told = self._foretold.get(partition, {})
+        if next_offset not in told:
+            return None
+        for passed in list(told):
+            announcement = told.pop(passed)
+            if passed == next_offset:
+                return announcement
+        raise AssertionError("not reached")
+
+    def _expect(self, change: ProfileChange, announcement: Announcement) -> None:
+        announcement.n_waiting = len(change.users)
         for user in change.users:
-            before = self._pending.get(user.user_id)
-            if before is not None:
-                self._metrics.overtaken.inc()
-            first_at = at if before is None else before.first_at
-            self._pending[user.user_id] = Waiting(partition, first_at, user, change.folded_ms)
+            self._wait(Waiting(change.partition, user, change.folded_ms, [announcement]))
+        self._wake.set()
+
+    def _wait(self, waiting: Waiting) -> None:
+        """A user who waits already keeps the place, and gets one list for both changes."""
+        user_id = waiting.changed.user_id
+        before = self._pending.get(user_id)
+        if before is not None:
+            self._metrics.overtaken.inc()
+            if waiting.changed.offset < before.changed.offset:  # foretold, then read what was first
+                waiting, before = before, waiting
+            waiting.announced = before.announced + waiting.announced
+        self._pending[user_id] = waiting
 
     async def _rank(self, turn: Sequence[Waiting]) -> list[tuple[Waiting, Ranked]]:
         """Read the users' newest profiles and rank for them. Raises StoreAway."""
@@ -255,8 +349,6 @@ class ScoringService(Service):
         """Send the lists; the next round doesn't wait for the broker, up to `MOST_EMITTING`."""
         scored_ms = self._config.now_ms()
         pushed = [self._pushed(waiting, ranked, scored_ms) for waiting, ranked in lists]
-        for waiting in turn:
-            self._unacknowledged[id(waiting)] = waiting
         task = asyncio.create_task(self._send(turn, pushed))
         self._emitting.add(task)
         task.add_done_callback(self._note_end)
@@ -288,7 +380,11 @@ class ScoringService(Service):
                     raise
                 pushed = small
         for waiting in turn:
-            del self._unacknowledged[id(waiting)]
+            self._n_acknowledged += 1
+            for announcement in waiting.announced:
+                announcement.n_waiting -= 1
+                if not announcement.n_waiting:
+                    self._unanswered.pop(id(announcement), None)
         done_ms = self._config.now_ms()
         for recommendation in pushed:
             appended_ms = recommendation.stamps.appended_ms
@@ -324,18 +420,18 @@ class ScoringService(Service):
         What could not be committed is only emitted again.
         """
         self._remembered_s = time.monotonic()
-        n_served = self._n_served - len(self._unacknowledged)
+        n_acknowledged = self._n_acknowledged
         try:
             async with asyncio.timeout(LAST_WORD_S):  # aiokafka itself would wait for ever
                 positions = {
                     partition: await consumer.position(partition)
                     for partition in consumer.assignment()
                 }
-                for waiting in chain(self._pending.values(), self._unacknowledged.values()):
-                    partition = TopicPartition(self._config.changes_topic, waiting.partition)
-                    if partition in positions:
-                        positions[partition] = min(positions[partition], waiting.first_at)
+                for announcement in self._unanswered.values():
+                    partition = TopicPartition(self._config.changes_topic, announcement.partition)
+                    if partition in positions and announcement.at is not None:
+                        positions[partition] = min(positions[partition], announcement.at)
                 await consumer.commit(positions)
-            self._remembered = n_served
+            self._remembered = n_acknowledged
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
             logger.info("scorer position not committed", reason=repr(error))

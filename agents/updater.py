@@ -39,6 +39,7 @@ from streams.batch import Reject
 from streams.codec import EventCodec
 from streams.consumer import BatchConsumer, ConsumerConfig
 from streams.errors import BrokerAway, OffsetGap, PartitionRevoked
+from streams.events import ProfileChange
 from streams.log_identity import LogIdentity, log_identity
 from streams.manual_reader import ManualReader
 from streams.pace import Pace
@@ -89,6 +90,7 @@ class Parts:
     now_ms: Callable[[], int]
     record_format: RecordFormat
     trials: tuple[LiveTrials, TrialLog] | None = None
+    foretell: Callable[[ProfileChange], None] | None = None
 
     def fold_of(
         self,
@@ -114,6 +116,7 @@ class Parts:
             trials=self.trials,
             warm=warm,
             look_back=look_back,
+            foretell=self.foretell,
         )
 
 

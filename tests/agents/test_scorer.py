@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from agents.scorer import Announcement, ScoringService
 from agents.settings import Settings
 from agents.store_access import store_of
 from profiles.store_link import pack
@@ -15,6 +17,7 @@ from streams.topics import TopicSet
 from tests.builders import (
     InProcess,
     all_folded,
+    announced,
     click,
     messages_of,
     put_events,
@@ -113,3 +116,46 @@ async def test_what_is_no_profile_change_is_counted_and_passed_over(settings: Se
         unreadable = {"topic": "profile-changes", "code": "invalid_json"}
         assert running.metric("foldstream_messages_unreadable_total", **unreadable) == 1
         assert not running.crashed
+
+
+async def test_what_its_own_updater_foretells_is_served_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message on `profile-changes` that follows only says how far the scorer came."""
+    foretold: list[bool] = []
+    known = ScoringService._known
+
+    def spy(scorer: ScoringService, partition: int, next_offset: int) -> Announcement | None:
+        found = known(scorer, partition, next_offset)
+        foretold.append(found is not None)
+        return found
+
+    monkeypatch.setattr(ScoringService, "_known", spy)
+    events = stream_of(1_200, seed=3)
+    async with InProcess(settings) as running:
+        scorer = running.worker.scorer
+        assert scorer is not None
+        await until(lambda: scorer._assigned == {0, 1, 2, 3}, "the scorer has its partitions")
+        for start in range(0, len(events), 40):
+            await put_events(settings, events[start : start + 40])
+        await all_folded(settings)
+        await everybody_has_a_list(settings)
+        n_announced = len(await messages_of(settings, settings.topics().profile_changes.name))
+        await until(lambda: len(foretold) == n_announced, "every announcement was read")
+        assert all(foretold)
+        await until(lambda: not scorer._unanswered, "every list is acknowledged")
+        assert not any(scorer._foretold.values())
+        n_overtaken = running.metric("foldstream_scoring_skipped_total")
+    ids = [
+        decode_recommendation(record.value).recommendation_id
+        for record in await messages_of(settings, settings.topics().recommendations.name)
+    ]
+    n_changes = sum(map(len, (await announced(settings)).values()))
+    assert len(ids) == len(set(ids)) == n_changes - n_overtaken
+    async with InProcess(settings.model_copy(update={"agents": ("scorer",)})) as running:
+        other = running.worker.scorer
+        assert other is not None
+        await until(lambda: bool(other._assigned), "another scorer has the partitions")
+        await asyncio.sleep(1.0)
+    after = await messages_of(settings, settings.topics().recommendations.name)
+    assert len(after) == len(ids)  # the position was remembered: nothing comes again
