@@ -1,12 +1,13 @@
 """The table in docs/guarantees.md, written from results files.
 
 What stays true: a figure in it was measured on the commit that the table names; what was not run on
-that commit is said to be missing, whatever was run on others.
+that commit is said to be missing, whatever was run on others. As long as the newest sources have
+not been run through, the table stays that of the last commit that was, and says what has changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from agents.chaos.results import stands_on_no_commit
@@ -18,11 +19,16 @@ END = "<!-- end of the table -->"
 
 
 def write_table(
-    page: Path, scenarios: Sequence[Scenario], outcomes: Iterable[Outcome], commit: str
+    page: Path,
+    scenarios: Sequence[Scenario],
+    outcomes: Iterable[Outcome],
+    commit: str,
+    changes_since: Callable[[str], Sequence[str]],
 ) -> None:
     """Replace what stands between the markers of `page`. Raises UsageError without them.
 
-    commit: of the sources as they are now.
+    commit: of the sources as they are now. changes_since: what has changed them since another
+    commit, a line each.
     """
     try:
         text = page.read_text("utf-8")
@@ -32,21 +38,28 @@ def write_table(
         raise UsageError(f"{page}: the markers of the table are not there: {BEGIN} and {END}")
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
-    page.write_text(f"{head}{BEGIN}\n\n{table(scenarios, outcomes, commit)}\n{END}{tail}", "utf-8")
+    written = table(scenarios, outcomes, commit, changes_since)
+    page.write_text(f"{head}{BEGIN}\n\n{written}\n{END}{tail}", "utf-8")
 
 
-def table(scenarios: Sequence[Scenario], outcomes: Iterable[Outcome], commit: str) -> str:
-    """Markdown: what is missing on this commit, a row for each scenario, then what they ran on and
-    whatever failed."""
+def table(
+    scenarios: Sequence[Scenario],
+    outcomes: Iterable[Outcome],
+    commit: str,
+    changes_since: Callable[[str], Sequence[str]] = lambda commit: (),
+) -> str:
+    """Markdown: which commit it is of and what is missing there, a row for each scenario, then what
+    they ran on and whatever failed."""
     outcomes = list(outcomes)
-    valid = not stands_on_no_commit(commit)
-    here = [outcome for outcome in outcomes if valid and outcome.commit == commit]
+    shown = _commit_to_show(scenarios, outcomes, commit)
+    here = [one for one in outcomes if one.commit == shown and not stands_on_no_commit(shown)]
     by_name: dict[str, list[Outcome]] = {}
     for outcome in newest(here):
         by_name.setdefault(outcome.scenario, []).append(outcome)
     relapses = failed_before(here)
     lines = [
-        *_standing(scenarios, by_name, commit),
+        *_standing(scenarios, here, shown),
+        *([] if shown == commit else _changes(commit, changes_since(shown))),
         "",
         "| scenario | what must hold | passed | seeds | figures | commit |",
         "|---|---|---|---|---|---|",
@@ -64,27 +77,47 @@ def table(scenarios: Sequence[Scenario], outcomes: Iterable[Outcome], commit: st
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _standing(
-    scenarios: Sequence[Scenario], by_name: Mapping[str, Sequence[Outcome]], commit: str
-) -> list[str]:
-    """Which commit the rows are of, and what they lack."""
-    if stands_on_no_commit(commit):
-        return [f"The sources stand on no commit ({commit}): no run counts for them."]
+def _commit_to_show(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], commit: str) -> str:
+    """This commit if everything was run on it, else the last on which everything was, if any."""
+    whole = {one.commit for one in outcomes if not stands_on_no_commit(one.commit)}
+    whole = {
+        one
+        for one in whole
+        if not _missing(scenarios, [run for run in outcomes if run.commit == one])
+    }
+    if not whole or commit in whole or stands_on_no_commit(commit):
+        return commit
+    return max((run.started, run.commit) for run in outcomes if run.commit in whole)[1]
+
+
+def _missing(scenarios: Sequence[Scenario], runs: Sequence[Outcome]) -> list[str]:
+    """What of these scenarios is not among the runs, as large and as long as it should be."""
     missing = []
     for scenario in scenarios:
         whole = {
             run.seed
-            for run in by_name.get(scenario.name, ())
-            if run.share >= 1 and run.minutes >= scenario.default_minutes
+            for run in runs
+            if run.scenario == scenario.name
+            and run.share >= 1
+            and run.minutes >= scenario.default_minutes
         }
         left = [seed for seed in range(scenario.default_runs) if seed not in whole]
         if len(left) == scenario.default_runs:
             missing.append(f"`{scenario.name}`")
         elif left:
             missing.append(f"`{scenario.name}` (seeds {seeds(left)})")
+    return missing
+
+
+def _standing(scenarios: Sequence[Scenario], runs: Sequence[Outcome], commit: str) -> list[str]:
+    """Which commit the rows are of, and what they lack."""
+    if stands_on_no_commit(commit):
+        return [f"The sources stand on no commit ({commit}): no run counts for them."]
+    missing = _missing(scenarios, runs)
     first = (
-        f"All rows are of commit `{commit}`, the last that changed what runs (`streams`, "
-        "`profiles`, `pyproject.toml`, and `agents` without its bench), unless another is named."
+        f"All rows are of commit `{commit}`, the last before them that changed what runs "
+        "(`streams`, `profiles`, `pyproject.toml`, and `agents` without its bench), unless another "
+        "is named."
     )
     if not missing:
         return [first]
@@ -94,6 +127,15 @@ def _standing(
         f"{n_whole} of {len(scenarios)} scenarios were run there in full; missing: "
         + ", ".join(missing)
         + ".",
+    ]
+
+
+def _changes(commit: str, changes: Sequence[str]) -> list[str]:
+    """What has changed since the commit of the rows."""
+    return [
+        f"What runs has changed since, up to `{commit}`, where not every scenario has been run:",
+        "",
+        *(f"- {change}" for change in changes),
     ]
 
 

@@ -103,17 +103,29 @@ def commit_of_sources() -> str:
 
     Not simply the newest: the table goes into `docs`, and that must not make its own runs stale.
     """
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=20
-        )
-        return done.stdout.strip()
-
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
-        commit = git("log", "-1", "--format=%h", "--abbrev=12", "HEAD", "--", *SOURCES)
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
+        commit = _git("log", "-1", "--format=%h", "--abbrev=12", "HEAD", "--", *SOURCES)
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN
     return commit + ("+" if changed else "") if commit else UNKNOWN
+
+
+def changes_since(commit: str) -> list[str]:
+    """Subjects of the commits since that one which changed what runs, the oldest first."""
+    try:
+        told = _git("log", "--reverse", "--format=%h %s", f"{commit}..HEAD", "--", *SOURCES)
+    except (OSError, subprocess.SubprocessError) as error:
+        return [f"not known: {error}"]
+    return told.splitlines()
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    return done.stdout.strip()

@@ -171,6 +171,33 @@ def test_a_row_counts_only_on_the_commit_of_the_sources() -> None:
     assert "missing" not in table(rows[:1], runs, "abc")
 
 
+def test_until_all_is_run_again_the_table_is_of_the_last_commit_that_was_whole() -> None:
+    rows = [scenario(), scenario("zombie")]
+    runs = [
+        outcome("kill", commit="first", started="1"),
+        outcome("zombie", commit="first", started="1"),
+        outcome("kill", commit="second", started="2"),
+        outcome("zombie", commit="second", started="2"),
+        outcome("kill", commit="now", started="3"),
+    ]
+    text = table(rows, runs, "now", lambda commit: [f"what came after {commit}"])
+    assert "All rows are of commit `second`" in text
+    assert "What runs has changed since, up to `now`" in text
+    assert "- what came after second" in text
+    assert text.count("| 1 of 1 | 0 | lost 0 events | second |") == 2
+    runs.append(outcome("zombie", commit="now", started="4"))
+    text = table(rows, runs, "now", lambda commit: ["never asked for"])
+    assert "All rows are of commit `now`" in text
+    assert "changed since" not in text
+
+
+def test_what_changed_the_sources_is_named() -> None:
+    now = results.commit_of_sources().rstrip("+")
+    assert results.changes_since(now) == []
+    (told,) = results.changes_since("no-such-commit")
+    assert told.startswith("not known")
+
+
 def test_sources_that_stand_on_no_commit_have_no_rows() -> None:
     text = table([scenario()], [outcome(commit="abc+")], "abc+")
     assert "stand on no commit (abc+): no run counts" in text
@@ -203,16 +230,16 @@ def test_of_one_seed_the_newest_run_counts() -> None:
 def test_the_table_goes_between_the_markers_and_nowhere_else(tmp_path: Path) -> None:
     page = tmp_path / "guarantees.md"
     page.write_text(f"before\n{BEGIN}\nOLD ROW\n{END}\nbehind\n")
-    write_table(page, [scenario()], [outcome()], "abc")
+    write_table(page, [scenario()], [outcome()], "abc", lambda commit: [])
     once = page.read_text()
     assert once.startswith("before\n")
     assert once.endswith("behind\n")
     assert "OLD ROW" not in once
-    write_table(page, [scenario()], [outcome()], "abc")
+    write_table(page, [scenario()], [outcome()], "abc", lambda commit: [])
     assert page.read_text() == once
     page.write_text("no markers")
     with pytest.raises(UsageError, match="markers"):
-        write_table(page, [scenario()], [outcome()], "abc")
+        write_table(page, [scenario()], [outcome()], "abc", lambda commit: [])
 
 
 def test_a_failed_check_is_kept_and_the_run_goes_on() -> None:
