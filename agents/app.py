@@ -354,6 +354,8 @@ def _faust_app(settings: Settings, number: int, *, with_agents: bool) -> faust.A
         reply_create_topic=False,
         datadir=settings.data_dir / f"faust-{settings.instance_id(number)}",
         consumer_auto_offset_reset="latest",  # an old request has nobody waiting for it
+        # Killed and started again it takes its own place, without a session time-out in between.
+        consumer_group_instance_id=f"{settings.instance_id(number)}-requests",
         broker_session_timeout=settings.session_timeout_ms / 1_000,
         # Faust wants it above the session's; its own 90 s would be the time after which an agent
         # whose connection has gone silent answers again.

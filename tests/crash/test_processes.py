@@ -86,3 +86,31 @@ async def test_a_worker_that_crashes_ends_with_a_code_and_says_why(
         code = await asyncio.to_thread(worker.process.wait, 60.0)
         assert code == Exit.FAILED
         assert topics.events.name in worker.process.log_tail()
+
+
+@pytest.mark.timeout(300)
+async def test_a_worker_that_was_killed_answers_again_without_waiting_for_its_own_session(
+    kafka: str, redis_url: str, topics: TopicSet, generation: str, tmp_path: Path
+) -> None:
+    settings = settings_of(
+        kafka,
+        redis_url,
+        topics,
+        generation,
+        tmp_path,
+        agents=["updater", "scorer"],
+        session_timeout_ms=120_000,
+    )
+    await put_events(settings, stream_of(300, seed=1))
+    async with WorkerProcess(settings) as worker:
+        await worker.ready()
+        await until(lambda: is_answered(settings), "a request is answered", 60)
+
+        async def is_written() -> bool:
+            return await worker.metric("foldstream_item_snapshots_total") > 0
+
+        await until(is_written, "an item snapshot is written")  # or the next has nothing to show
+        await asyncio.to_thread(worker.process.kill)
+    async with WorkerProcess(settings) as worker:
+        await worker.ready()
+        await until(lambda: is_answered(settings), "a request is answered by the next", 30)
