@@ -102,6 +102,7 @@ class RequestAnswerer:
         Again may mean twice. Raises BrokerAway after `ANSWER_WORTH_S`.
         """
         give_up_s = time.monotonic() + ANSWER_WORTH_S
+        is_told = False
         while True:
             try:
                 await self._producer.send_recommendation(answer)
@@ -114,7 +115,9 @@ class RequestAnswerer:
             except BrokerAway as away:
                 if time.monotonic() >= give_up_s:
                     raise
-                logger.warning("cannot answer yet", request=answer.request_id, reason=str(away))
+                if not is_told:
+                    logger.warning("cannot answer yet", request=answer.request_id, reason=str(away))
+                is_told = True
                 await asyncio.sleep(RETRY_S)
 
     async def answer(self, request: Request) -> Recommendation:

@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from mode import Service
 
+from agents.errors import AgentsError
 from agents.metrics import Metrics
 from agents.ranking import Ranked, Ranking
 from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
@@ -31,7 +32,7 @@ from streams.errors import BrokerAway, DecodeError, MessageTooLarge
 from streams.events import ChangedUser, ProfileChange, Recommendation, Stamps
 from streams.pace import FetchPace, Pace
 from streams.producer import Producer
-from streams.reader import is_connected, kafka_consumer, start_client, stop_consumer
+from streams.reader import check_client, is_connected, kafka_consumer, start_client, stop_consumer
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +64,9 @@ REMEMBER_S = 1.0
 LOOK_S = 0.2
 """How long a loop of ours waits for something to do before it shows that it is alive."""
 
+MOST_FORETOLD = 10_000
+"""Messages of a partition foretold and not read; beyond it the scorer waits for Kafka's word."""
+
 TURNS_PER_S = 100
 """Turns beyond which users are gathered: a turn costs a look at the store and a send, however few
 it serves."""
@@ -84,7 +88,7 @@ class Waiting:
     partition: int
     changed: ChangedUser
     folded_ms: int
-    announced: list[Announcement]  # that this list will answer
+    announced: Announcement  # the oldest that this list will answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,11 @@ class ScorerConfig:
     n: int
     model_name: str
     now_ms: Callable[[], int]
+
+
+def _name_of(change: ProfileChange) -> tuple[int, int]:
+    """What tells a commit's message from others of its partition, also where it was done again."""
+    return change.next_offset, change.folded_ms
 
 
 class ScoringService(Service):
@@ -122,8 +131,10 @@ class ScoringService(Service):
         self._metrics = metrics
         self._pending: dict[str, Waiting] = {}
         self._unanswered: dict[int, Announcement] = {}  # by identity; read, with users who wait
-        self._foretold: dict[int, dict[int, Announcement]] = {}  # by partition and next_offset
+        # By partition, then by what tells a message from others, in the order of their coming.
+        self._foretold: dict[int, dict[tuple[int, int], Announcement]] = {}
         self._assigned: set[int] = set()
+        self._in_hand = 0  # users who are being ranked
         self._wake = asyncio.Event()  # somebody waits for a list
         self._emitting: set[asyncio.Task[None]] = set()
         self._fetching = FetchPace()
@@ -131,16 +142,17 @@ class ScoringService(Service):
         self._following: asyncio.Task[None]
         self._broken: asyncio.Future[None]
         self._users_a_change = 1_000  # of the largest lately
-        self._n_acknowledged = 0
-        self._remembered = 0  # of them when the positions were last committed
+        self._n_done = 0  # lists acknowledged, and messages read behind all their lists
+        self._remembered = 0  # of that when the positions were last committed
         self._remembered_s = -REMEMBER_S  # monotonic
         self._read_s = self._turned_s = time.monotonic()  # a wall clock may be set back
         self.leave_group = True  # at a stop; not where this process is back within seconds
+        metrics.scorer_waiting.set_function(lambda: self.n_waiting)
 
     @property
     def n_waiting(self) -> int:
         """Users whose profile changed and who have no new list yet, as far as was read."""
-        return len(self._pending)
+        return len(self._pending) + self._in_hand
 
     def progress_age_s(self) -> float:
         """Seconds since the loop that is further behind last turned."""
@@ -151,9 +163,11 @@ class ScoringService(Service):
 
         Passed over where another process's scorer reads that partition, and where too many wait.
         """
-        if change.partition in self._assigned and len(self._pending) < PENDING_USERS:
-            announcement = Announcement(change.partition)
-            self._foretold.setdefault(change.partition, {})[change.next_offset] = announcement
+        if change.partition not in self._assigned or len(self._pending) >= PENDING_USERS:
+            return
+        told = self._foretold.setdefault(change.partition, {})
+        if len(told) < MOST_FORETOLD:
+            told[_name_of(change)] = announcement = Announcement(change.partition)
             self._expect(change, announcement)
 
     async def on_start(self) -> None:
@@ -172,6 +186,8 @@ class ScoringService(Service):
         """An error that nobody has an answer for ends the worker."""
         await asyncio.wait((self._following, self._broken), return_when=asyncio.FIRST_COMPLETED)
         for ended in (self._following, self._broken):
+            if ended.cancelled() and not self.should_stop:
+                raise AgentsError("the scorer was cancelled from outside")
             if ended.done():
                 ended.result()
 
@@ -188,26 +204,38 @@ class ScoringService(Service):
         )
         await start_client(consumer, self._config.bootstrap)
         consumer.subscribe([self._config.changes_topic])
-        loops = [asyncio.create_task(one(consumer)) for one in (self._read, self._take_turns)]
+        loops = {asyncio.create_task(one(consumer)) for one in (self._read, self._take_turns)}
         try:
-            await asyncio.wait(loops, return_when=asyncio.FIRST_EXCEPTION)
-            for ended in loops:
-                if ended.done():
-                    ended.result()
+            await self._until_both_end(loops)
             if is_connected(consumer._client):  # else there is nobody to hear a last word
                 if self._emitting:
                     await asyncio.wait(self._emitting, timeout=LAST_WORD_S)
                 await self._remember(consumer)
         finally:
+            self._assigned = set()  # from here on nothing is foretold
             for task in (*loops, *self._emitting):
                 task.cancel()
             await stop_consumer(consumer, leave=self.leave_group)
+
+    async def _until_both_end(self, loops: set[asyncio.Task[None]]) -> None:
+        """Raises what ended one of them before a stop was asked for."""
+        while loops:
+            ended, loops = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                if task.cancelled():
+                    raise AgentsError("a loop of the scorer was cancelled from outside")
+                task.result()
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         """Take in what has changed, as long as not too many wait."""
         while not self.should_stop:
             self._read_s = time.monotonic()
-            if len(self._pending) >= PENDING_USERS:
+            check_client(consumer, self._config.changes_topic)
+            # During a rebalance getmany() would wait for its end, and nobody would see us alive.
+            if (
+                len(self._pending) >= PENDING_USERS
+                or consumer._subscription.reassignment_in_progress
+            ):
                 await asyncio.sleep(LOOK_S / 10)
                 continue
             # By what a change named last: 500 of a busy updater would be two million users.
@@ -220,6 +248,7 @@ class ScoringService(Service):
                 for record in records:
                     self._take(partition.partition, record.offset, record.value)
             self._fetching.note(consumer, sum(map(len, fetched.values())))
+            await asyncio.sleep(0)  # getmany() doesn't wait while there are records
 
     def _note_assignment(self, assigned: set[int]) -> None:
         """What was foretold of a partition that is another's now won't be read here."""
@@ -231,18 +260,16 @@ class ScoringService(Service):
         """Serve those who wait, and remember how far we came."""
         while not self.should_stop:
             self._turned_s = time.monotonic()
-            self._metrics.scorer_waiting.set(len(self._pending))
             if self._pending:
                 await self._serve()
-                pause_s = self._turns.pause_s()
-                if pause_s and len(self._pending) < ROUND_USERS:
-                    await asyncio.sleep(pause_s)
+                if len(self._pending) < ROUND_USERS:
+                    await asyncio.sleep(self._turns.pause_s())
             else:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._wake.wait()
-            if self._remembered < self._n_acknowledged and (
+            if self._remembered < self._n_done and (
                 time.monotonic() - self._remembered_s >= REMEMBER_S
             ):
                 await self._remember(consumer)
@@ -253,6 +280,7 @@ class ScoringService(Service):
         # Who changes from here on waits for another turn: the store may have been read by then.
         for waiting in turn:
             del self._pending[waiting.changed.user_id]
+        self._in_hand = len(turn)
         try:
             lists = await self._rank(turn)
         except StoreAway as away:
@@ -260,6 +288,8 @@ class ScoringService(Service):
             self._put_back(turn)
             await self.sleep(0.5)
             return
+        finally:
+            self._in_hand = 0
         await self._emit(turn, lists)
 
     def _put_back(self, turn: Sequence[Waiting]) -> None:
@@ -277,29 +307,41 @@ class ScoringService(Service):
             logger.error("not a profile change", partition=partition, offset=at, reason=str(error))
             return
         self._users_a_change = max(len(change.users), self._users_a_change // 2, 1)
-        announcement = self._known(partition, change.next_offset)
+        announcement = self._known(change, at)
         if announcement is None:
             announcement = Announcement(partition)
             self._expect(change, announcement)
+        self._note_position(announcement, at)
+        self._n_done += not announcement.n_waiting
+
+    def _known(self, change: ProfileChange, at: int) -> Announcement | None:
+        """What was foretold of this message; they are read in the order in which they were told."""
+        told = self._foretold.get(change.partition, {})
+        name = _name_of(change)
+        if name not in told:
+            return None
+        for passed in list(told):
+            announcement = told.pop(passed)
+            if passed == name:
+                return announcement
+            self._note_position(announcement, at)  # its own message won't come any more
+        raise AssertionError("not reached")
+
+    def _note_position(self, announcement: Announcement, at: int) -> None:
         announcement.at = at
         if announcement.n_waiting:
             self._unanswered[id(announcement)] = announcement
 
-    def _known(self, partition: int, next_offset: int) -> Announcement | None:
-        """What was foretold of this message; they are read in the order in which they were told."""
-        told = self._foretold.get(partition, {})
-        if next_offset not in told:
-            return None
-        for passed in list(told):
-            announcement = told.pop(passed)
-            if passed == next_offset:
-                return announcement
-        raise AssertionError("not reached")
+    def _answered(self, announcement: Announcement) -> None:
+        """One user fewer of it waits."""
+        announcement.n_waiting -= 1
+        if not announcement.n_waiting:
+            self._unanswered.pop(id(announcement), None)
 
     def _expect(self, change: ProfileChange, announcement: Announcement) -> None:
         announcement.n_waiting = len(change.users)
         for user in change.users:
-            self._wait(Waiting(change.partition, user, change.folded_ms, [announcement]))
+            self._wait(Waiting(change.partition, user, change.folded_ms, announcement))
         self._wake.set()
 
     def _wait(self, waiting: Waiting) -> None:
@@ -310,7 +352,8 @@ class ScoringService(Service):
             self._metrics.overtaken.inc()
             if waiting.changed.offset < before.changed.offset:  # foretold, then read what was first
                 waiting, before = before, waiting
-            waiting.announced = before.announced + waiting.announced
+            self._answered(waiting.announced)  # the older one holds the position
+            waiting.announced = before.announced
         self._pending[user_id] = waiting
 
     async def _rank(self, turn: Sequence[Waiting]) -> list[tuple[Waiting, Ranked]]:
@@ -380,11 +423,8 @@ class ScoringService(Service):
                     raise
                 pushed = small
         for waiting in turn:
-            self._n_acknowledged += 1
-            for announcement in waiting.announced:
-                announcement.n_waiting -= 1
-                if not announcement.n_waiting:
-                    self._unanswered.pop(id(announcement), None)
+            self._answered(waiting.announced)
+        self._n_done += len(turn)
         done_ms = self._config.now_ms()
         for recommendation in pushed:
             appended_ms = recommendation.stamps.appended_ms
@@ -420,7 +460,7 @@ class ScoringService(Service):
         What could not be committed is only emitted again.
         """
         self._remembered_s = time.monotonic()
-        n_acknowledged = self._n_acknowledged
+        n_done = self._n_done
         try:
             async with asyncio.timeout(LAST_WORD_S):  # aiokafka itself would wait for ever
                 positions = {
@@ -431,7 +471,8 @@ class ScoringService(Service):
                     partition = TopicPartition(self._config.changes_topic, announcement.partition)
                     if partition in positions and announcement.at is not None:
                         positions[partition] = min(positions[partition], announcement.at)
-                await consumer.commit(positions)
-            self._remembered = n_acknowledged
+                if positions:
+                    await consumer.commit(positions)
+            self._remembered = n_done
         except (CommitFailedError, IllegalStateError, KafkaError, TimeoutError) as error:
             logger.info("scorer position not committed", reason=repr(error))

@@ -142,6 +142,15 @@ async def stop_consumer(consumer: Any, leave: bool = False) -> None:
         consumer._closed = True  # or it would warn, when it is collected, that nobody stopped it
 
 
+def check_client(consumer: Any, topic: str) -> None:
+    """Raise what aiokafka's own tasks have to say; a dead one says nothing by itself (#983)."""
+    consumer._coordinator.check_errors()
+    fetcher = consumer._fetcher.error_future
+    if fetcher.done() and not consumer._closed:
+        cause = None if fetcher.cancelled() else fetcher.exception()
+        raise StreamsError(f"aiokafka's fetcher of {topic} has ended") from cause
+
+
 async def check_topic_exists(bootstrap: str, topic: str) -> int:
     """The topic's partition count. Raises TopicMissing or BrokerAway."""
     counts = await partition_counts(bootstrap, [topic])
@@ -376,7 +385,7 @@ class PartitionReader:
             if buffer.state is State.READING
         }
         try:
-            self._check_client()
+            check_client(self._consumer, self.topic)
             if not buffers:  # getmany() of no partition would mean all of them
                 self._changed.clear()
                 # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes
@@ -415,15 +424,6 @@ class PartitionReader:
             if buffer.append(fetched.get(tp, ()), await self._consumer.position(tp)):
                 self._consumer.pause(tp)
         self._pace.note(self._consumer, sum(map(len, fetched.values())))
-
-    def _check_client(self) -> None:
-        """Raise what aiokafka's own tasks have to say; a dead one says nothing by itself (#983)."""
-        consumer = self._consumer
-        consumer._coordinator.check_errors()
-        fetcher = consumer._fetcher.error_future
-        if fetcher.done() and not consumer._closed:
-            cause = None if fetcher.cancelled() else fetcher.exception()
-            raise StreamsError(f"aiokafka's fetcher of {self.topic} has ended") from cause
 
     async def _recover(
         self, error: KafkaError, buffers: dict[TopicPartition, PartitionBuffer]

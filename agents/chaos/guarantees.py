@@ -58,7 +58,7 @@ def table(
         by_name.setdefault(outcome.scenario, []).append(outcome)
     relapses = failed_before(here)
     lines = [
-        *_standing(scenarios, here, shown),
+        *_standing(scenarios, newest(here), shown),
         *([] if shown == commit else _changes(commit, changes_since(shown))),
         "",
         "| scenario | what must hold | passed | seeds | figures | commit |",
@@ -73,7 +73,10 @@ def table(
             elsewhere = [run for run in newest(outcomes) if run.scenario == scenario.name]
             lines.append(_row_of_others(scenario, elsewhere))
     everything = [outcome for found in by_name.values() for outcome in found]
-    lines += ["", *_ground(everything), *_failures([*everything, *relapses])]
+    failed = [*everything, *relapses]
+    if shown != commit:  # nor is hidden what failed since
+        failed += newest(one for one in outcomes if one.commit == commit)
+    lines += ["", *_ground(everything), *_failures(failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -83,7 +86,7 @@ def _commit_to_show(scenarios: Sequence[Scenario], outcomes: Sequence[Outcome], 
     whole = {
         one
         for one in whole
-        if not _missing(scenarios, [run for run in outcomes if run.commit == one])
+        if not _missing(scenarios, newest(run for run in outcomes if run.commit == one))
     }
     if not whole or commit in whole or stands_on_no_commit(commit):
         return commit
@@ -267,5 +270,7 @@ def _failures(outcomes: Sequence[Outcome]) -> list[str]:
     for outcome in failed:
         for failure in outcome.failures:
             text = " ".join(failure.split())[:300]
-            lines.append(f"- `{outcome.scenario}`, seed {outcome.seed}: {text}")
+            lines.append(
+                f"- `{outcome.scenario}`, seed {outcome.seed}, on {outcome.commit}: {text}"
+            )
     return lines

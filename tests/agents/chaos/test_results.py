@@ -136,7 +136,7 @@ def test_a_seed_that_failed_at_first_is_not_shown_as_whole() -> None:
     ]
     text = table([scenario()], runs, "abc")
     assert "| 1 of 1, 1 of them not at the first try |" in text
-    assert "- `kill`, seed 0: no event is lost: 3 are" in text
+    assert "- `kill`, seed 0, on abc: no event is lost: 3 are" in text
     mended = [outcome(started="1", passed=False, failures=["x"], commit="older"), runs[1]]
     assert "| 1 of 1 |" in table([scenario()], mended, "abc")
 
@@ -151,7 +151,7 @@ def test_the_table_says_what_is_missing_and_what_failed() -> None:
     assert "| 1 of 2 (3 wanted) | 0-1 |" in text
     assert "not run yet" in text
     assert "0 of 2 scenarios were run there in full; missing: `kill` (seeds 2), `zombie`." in text
-    assert "- `kill`, seed 1: no event is lost: 3 are" in text
+    assert "- `kill`, seed 1, on abc: no event is lost: 3 are" in text
     assert "kafka 4.3.1" in text
 
 
@@ -185,6 +185,8 @@ def test_until_all_is_run_again_the_table_is_of_the_last_commit_that_was_whole()
     assert "What runs has changed since, up to `now`" in text
     assert "- what came after second" in text
     assert text.count("| 1 of 1 | 0 | lost 0 events | second |") == 2
+    failing = outcome("zombie", commit="now", started="4", passed=False, share=0.1, failures=["x"])
+    assert "- `zombie`, seed 0, on now: x" in table(rows, [*runs, failing], "now")
     runs.append(outcome("zombie", commit="now", started="4"))
     text = table(rows, runs, "now", lambda commit: ["never asked for"])
     assert "All rows are of commit `now`" in text
