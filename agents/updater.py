@@ -42,7 +42,7 @@ from streams.errors import BrokerAway, OffsetGap, PartitionRevoked
 from streams.events import ProfileChange
 from streams.log_identity import LogIdentity, log_identity
 from streams.manual_reader import ManualReader
-from streams.pace import Pace
+from streams.pace import WorkPace
 from streams.producer import Producer
 from streams.reader import LARGE_TURN
 
@@ -50,8 +50,10 @@ ASK_S = 5.0
 """How long to wait for the coordinator's answer; aiokafka itself would wait for ever."""
 
 COMMITS_PER_S = 300
-"""From here on batches grow instead: a step costs about 0.5 ms however small it is, so 300 of them
-leave most of a core to the rest. With 16 partitions a batch then waits 53 ms at most."""
+LEAST_COMMITS_PER_S, MOST_COMMITS_PER_S = 200, 2_000
+"""Beyond, batches grow instead. A step costs 0.5 to 0.9 ms however small it is; how many of them
+leave the event loop enough room is seen while it runs. With 16 partitions and 300 of them a batch
+waits 53 ms at most."""
 
 logger = structlog.get_logger(__name__)
 
@@ -147,7 +149,8 @@ class ProfileUpdater(Service):
         # What was learned here is told before somebody else goes on, and read before we do.
         self.before_hand_back: Callable[[], Awaitable[object]] | None = None
         self.before_take_over: Callable[[], Awaitable[object]] | None = None
-        self._pace = Pace(COMMITS_PER_S, burst=COMMITS_PER_S // 4)
+        self._pace = WorkPace(COMMITS_PER_S, (LEAST_COMMITS_PER_S, MOST_COMMITS_PER_S))
+        self._measured_s = _times_s()
         self._config = consumer_config
         self._log: LogIdentity
         self._owner = owner
@@ -189,6 +192,7 @@ class ProfileUpdater(Service):
     @Service.timer(1.0)
     async def _measure(self) -> None:
         self._check_count()
+        self._follow_load()
         metrics = self._parts.metrics
         metrics.assigned.set(len(self.folds))
         metrics.stopped.set(len(self.faults))
@@ -201,6 +205,15 @@ class ProfileUpdater(Service):
             lag = self.lag(partition)
             if lag is not None:
                 metrics.lag.labels(str(partition)).set(lag)
+
+    def _follow_load(self) -> None:
+        """As many commits as leave this thread, the event loop's, some room."""
+        before, self._measured_s = self._measured_s, (time.monotonic(), time.thread_time())
+        passed_s, worked_s = (
+            now - then for now, then in zip(self._measured_s, before, strict=True)
+        )
+        if passed_s > 0:
+            self._pace.follow(worked_s / passed_s)
 
     async def _take_over(self, partitions: list[int]) -> dict[int, int]:
         """Acquire what the group gave us; returns where to go on reading."""
@@ -449,6 +462,11 @@ class ProfileUpdater(Service):
         fold = self.folds[partition]
         fold.state = "stopped"
         fold.fault = fault
+
+
+def _times_s() -> tuple[float, float]:
+    """Seconds that have passed, and seconds that this thread has computed."""
+    return time.monotonic(), time.thread_time()
 
 
 def wall_clock_ms() -> int:

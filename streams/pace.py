@@ -19,6 +19,11 @@ BUSY: Final = (1 << 20, 20)
 """And in a busy one: the broker gathers for 20 ms, or until there is plenty."""
 
 
+LEAST_BUSY: Final = 0.45
+MOST_BUSY: Final = 0.6
+"""Share of the time that a thread may compute: beyond, what comes finds it busy too often."""
+
+
 class Pace:
     """A budget of turns: `rate_per_s` on average, `burst` at once after a quiet moment.
 
@@ -56,6 +61,38 @@ class Pace:
         """Spend a turn; how long to wait before the next one."""
         self.spend()
         return max(0.0, (1 - self.saved) / self._rate_per_s)
+
+
+class WorkPace(Pace):
+    """A budget that follows what a thread has left: more turns where it idles, fewer where not.
+
+    A thread that is busy for more than `MOST_BUSY` of the time makes everything wait for everything
+    else; one that idles could have let nobody wait.
+    """
+
+    def __init__(
+        self,
+        rate_per_s: float,
+        bounds: tuple[float, float],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """rate_per_s: to begin with. bounds: of it."""
+        super().__init__(rate_per_s, burst=int(rate_per_s / 4), clock=clock)
+        self._least, self._most = bounds
+
+    @property
+    def rate_per_s(self) -> float:
+        """Turns a second, at present."""
+        return self._rate_per_s
+
+    def follow(self, busy: float) -> None:
+        """Call about once a second. busy: share of the time that the thread computed."""
+        self.rest()
+        if busy > MOST_BUSY:
+            self._rate_per_s = max(self._least, self._rate_per_s * 0.8)
+        elif busy < LEAST_BUSY:
+            self._rate_per_s = min(self._most, self._rate_per_s * 1.25)
+        self.burst = self._rate_per_s / 4
 
 
 class FetchPace:

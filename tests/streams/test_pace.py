@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streams.events import Click
 from streams.manual_reader import ManualReader
-from streams.pace import BUSY, QUIET, FetchPace, Pace
+from streams.pace import BUSY, QUIET, FetchPace, Pace, WorkPace
 from streams.producer import Producer
 from streams.topics import TopicSet
 
@@ -83,3 +83,27 @@ async def test_aiokafka_reads_what_a_pace_sets(kafka: str, topics: TopicSet) -> 
             assert len(batch) == 1
         finally:
             await reader.stop()
+
+
+def test_turns_follow_what_the_thread_has_left_within_bounds() -> None:
+    clock = Clock()
+    pace = WorkPace(300, (200, 1_000), clock)
+    for _ in range(20):
+        pace.follow(busy=0.1)
+    assert pace.rate_per_s == 1_000
+    pace.follow(busy=0.5)  # neither idle nor busy
+    assert pace.rate_per_s == 1_000
+    for _ in range(20):
+        pace.follow(busy=0.9)
+    assert pace.rate_per_s == 200
+    assert pace.burst == 50
+
+
+def test_more_turns_are_shorter_pauses() -> None:
+    clock = Clock()
+    pace = WorkPace(100, (100, 400), clock)
+    spent = [pace.pause_s() for _ in range(26)]
+    assert spent[-1] == 0.02  # two turns behind 25 that were saved
+    for _ in range(10):
+        pace.follow(busy=0.0)
+    assert pace.pause_s() == 3 / 400
