@@ -19,8 +19,8 @@ BUSY: Final = (1 << 20, 20)
 """And in a busy one: the broker gathers for 20 ms, or until there is plenty."""
 
 
-LEAST_BUSY: Final = 0.45
-MOST_BUSY: Final = 0.6
+LEAST_BUSY: Final = 0.7
+MOST_BUSY: Final = 0.85
 """Share of the time that a thread may compute: beyond, what comes finds it busy too often."""
 
 

@@ -91,7 +91,7 @@ def test_turns_follow_what_the_thread_has_left_within_bounds() -> None:
     for _ in range(20):
         pace.follow(busy=0.1)
     assert pace.rate_per_s == 1_000
-    pace.follow(busy=0.5)  # neither idle nor busy
+    pace.follow(busy=0.8)  # neither idle nor busy
     assert pace.rate_per_s == 1_000
     for _ in range(20):
         pace.follow(busy=0.9)
