@@ -158,7 +158,7 @@ def number(value: float) -> str:
 def plain_table(first: str, *others: str) -> RichTable:
     """A table without lines; numbers stand to the right."""
     table = RichTable(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")  # a narrow screen folds names, and cuts no figure
     for heading in others:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -106,8 +106,8 @@ def register(app: typer.Typer) -> None:
             outcomes = run(_run_all(orders, jobs, resume, output, keep=keep, beside=beside))
         if write_table_ and resume is not None:
             commit = results.commit_of_sources()
-            outcomes = results.read([resume])
-            write_table(PAGE, catalogue.SCENARIOS, outcomes, commit, results.changes_since)
+            known = results.read([resume])
+            write_table(PAGE, catalogue.SCENARIOS, known, commit, results.changes_since)
         output.result(outcomes)
         failed = [f"{o.scenario} (seed {o.seed})" for o in outcomes if not o.passed]
         if failed:

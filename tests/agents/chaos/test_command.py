@@ -126,9 +126,22 @@ def test_the_table_is_written_from_what_was_kept(
     page = tmp_path / "guarantees.md"
     page.write_text(f"{guarantees.BEGIN}\n{guarantees.END}\n")
     monkeypatch.setattr(command, "PAGE", page)
-    file = str(tmp_path / "chaos.jsonl")
-    assert program.run_command(["chaos", "--write-table", "--resume", file]) == 0
+    path = tmp_path / "chaos.jsonl"
+    assert program.run_command(["chaos", "--write-table", "--resume", str(path)]) == 0
     assert "missing: `even`" in page.read_text()
+
+
+@pytest.mark.usefixtures("without_servers")
+def test_writing_a_failure_down_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "guarantees.md"
+    page.write_text(f"{guarantees.BEGIN}\n{guarantees.END}\n")
+    monkeypatch.setattr(command, "PAGE", page)
+    file = str(tmp_path / "chaos.jsonl")
+    assert program.run_command(["chaos", "even", "--seed", "3", "--resume", file]) == 1
+    assert program.run_command(["chaos", "--write-table", "--resume", file]) == 0
+    assert "- `even`, seed 3, on c1:" in page.read_text()
 
 
 @pytest.mark.usefixtures("without_servers")
