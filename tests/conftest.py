@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import signal
 import uuid
@@ -15,6 +16,8 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import aiokafka.client
+import aiokafka.conn
 import pytest
 
 from streams.embedded.kafka import KafkaServer, new_cluster_id
@@ -23,6 +26,11 @@ from streams.embedded.store import StoreCluster
 from streams.topics import TopicSet, admin_client, ensure_topics
 
 CHECKOUT = Path(__file__).parent.parent
+
+# `TopicSets` talks to the broker beside the tests, and hypothesis takes it amiss when anybody draws
+# from the common generator meanwhile.
+for module in (aiokafka.client, aiokafka.conn):
+    setattr(module, "random", random.Random())  # noqa: B010
 
 
 @pytest.fixture(scope="session", autouse=True)
