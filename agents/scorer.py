@@ -112,6 +112,17 @@ def _name_of(change: ProfileChange) -> tuple[int, int]:
     return change.next_offset, change.folded_ms
 
 
+def _in_order(one: Announcement, other: Announcement) -> tuple[Announcement, Announcement]:
+    """Two announcements, first the one that holds the position back further.
+
+    What was not read yet holds nothing back, and may never come; of two such the first told is
+    read first.
+    """
+    if other.at is not None and (one.at is None or other.at < one.at):
+        return other, one
+    return one, other
+
+
 class ScoringService(Service):
     """Pushes a list to each user whose profile changed."""
 
@@ -309,7 +320,7 @@ class ScoringService(Service):
         self._users_a_change = max(len(change.users), self._users_a_change // 2, 1)
         announcement = self._known(change, at)
         if announcement is None:
-            announcement = Announcement(partition)
+            announcement = Announcement(partition, at)
             self._expect(change, announcement)
         self._note_position(announcement, at)
         self._n_done += not announcement.n_waiting
@@ -350,10 +361,11 @@ class ScoringService(Service):
         before = self._pending.get(user_id)
         if before is not None:
             self._metrics.overtaken.inc()
+            held, released = _in_order(before.announced, waiting.announced)
             if waiting.changed.offset < before.changed.offset:  # foretold, then read what was first
-                waiting, before = before, waiting
-            self._answered(waiting.announced)  # the older one holds the position
-            waiting.announced = before.announced
+                waiting = before
+            waiting.announced = held
+            self._answered(released)
         self._pending[user_id] = waiting
 
     async def _rank(self, turn: Sequence[Waiting]) -> list[tuple[Waiting, Ranked]]:

@@ -208,12 +208,10 @@ class ProfileUpdater(Service):
 
     def _follow_load(self) -> None:
         """As many commits as leave this thread, the event loop's, some room."""
-        before, self._measured_s = self._measured_s, (time.monotonic(), time.thread_time())
-        passed_s, worked_s = (
-            now - then for now, then in zip(self._measured_s, before, strict=True)
-        )
+        (at_s, worked_s), self._measured_s = self._measured_s, _times_s()
+        passed_s = self._measured_s[0] - at_s
         if passed_s > 0:
-            self._pace.follow(worked_s / passed_s)
+            self._pace.follow((self._measured_s[1] - worked_s) / passed_s)
 
     async def _take_over(self, partitions: list[int]) -> dict[int, int]:
         """Acquire what the group gave us; returns where to go on reading."""

@@ -67,7 +67,8 @@ class WorkPace(Pace):
     """A budget that follows what a thread has left: more turns where it idles, fewer where not.
 
     A thread that is busy for more than `MOST_BUSY` of the time makes everything wait for everything
-    else; one that idles could have let nobody wait.
+    else; one that idles could have let nobody wait. A budget that was not used up stays: grown in
+    a quiet hour it would be too large when the load comes.
     """
 
     def __init__(
@@ -79,6 +80,12 @@ class WorkPace(Pace):
         """rate_per_s: to begin with. bounds: of it."""
         super().__init__(rate_per_s, burst=int(rate_per_s / 4), clock=clock)
         self._least, self._most = bounds
+        self._ran_short = False  # since it last followed
+
+    def spend(self) -> None:
+        """One turn was taken."""
+        super().spend()
+        self._ran_short |= self.saved < 1
 
     @property
     def rate_per_s(self) -> float:
@@ -90,9 +97,10 @@ class WorkPace(Pace):
         self.rest()
         if busy > MOST_BUSY:
             self._rate_per_s = max(self._least, self._rate_per_s * 0.8)
-        elif busy < LEAST_BUSY:
+        elif busy < LEAST_BUSY and self._ran_short:
             self._rate_per_s = min(self._most, self._rate_per_s * 1.25)
         self.burst = self._rate_per_s / 4
+        self._ran_short = False
 
 
 class FetchPace:

@@ -85,10 +85,16 @@ async def test_aiokafka_reads_what_a_pace_sets(kafka: str, topics: TopicSet) -> 
             await reader.stop()
 
 
+def spent(pace: WorkPace) -> list[float]:
+    """The pauses of as many turns as use its budget up."""
+    return [pace.pause_s() for _ in range(int(pace.saved))]
+
+
 def test_turns_follow_what_the_thread_has_left_within_bounds() -> None:
-    clock = Clock()
-    pace = WorkPace(300, (200, 1_000), clock)
+    pace = WorkPace(300, (200, 1_000), Clock())
     for _ in range(20):
+        spent(pace)
+        pace.pause_s()
         pace.follow(busy=0.1)
     assert pace.rate_per_s == 1_000
     pace.follow(busy=0.8)  # neither idle nor busy
@@ -99,11 +105,18 @@ def test_turns_follow_what_the_thread_has_left_within_bounds() -> None:
     assert pace.burst == 50
 
 
-def test_more_turns_are_shorter_pauses() -> None:
-    clock = Clock()
-    pace = WorkPace(100, (100, 400), clock)
-    spent = [pace.pause_s() for _ in range(26)]
-    assert spent[-1] == 0.02  # two turns behind 25 that were saved
-    for _ in range(10):
+def test_a_budget_that_is_not_used_up_does_not_grow() -> None:
+    pace = WorkPace(300, (200, 1_000), Clock())
+    for _ in range(20):
         pace.follow(busy=0.0)
-    assert pace.pause_s() == 3 / 400
+    assert pace.rate_per_s == 300
+
+
+def test_more_turns_are_shorter_pauses() -> None:
+    pace = WorkPace(100, (100, 400), Clock())
+    assert spent(pace)[-1] == 0.01  # the 25 that were saved are gone
+    for _ in range(10):
+        pace.pause_s()
+        pace.follow(busy=0.0)
+    assert pace.rate_per_s == 400
+    assert pace.pause_s() == 12 / 400
