@@ -176,6 +176,14 @@ def broker(_restartable: KafkaServer) -> KafkaServer:
     return _restartable
 
 
+@pytest.fixture
+def broker_topics(broker: KafkaServer, generation: str) -> TopicSet:
+    """A `TopicSet` of four partitions on `broker`, created under a name of the test's own."""
+    topics = TopicSet(generation, partitions=4)
+    asyncio.run(ensure_topics(broker.bootstrap, topics.all()))
+    return topics
+
+
 def _data_root() -> Path:
     return Path(os.environ.get("FOLDSTREAM_DATA") or CHECKOUT.parent / "shared" / "data")
 

@@ -14,7 +14,7 @@ from agents.settings import Settings
 from streams.codec import decode_recommendation, encode
 from streams.embedded.kafka import KafkaServer
 from streams.events import RecommendRequest
-from streams.topics import TopicSet, ensure_topics
+from streams.topics import TopicSet
 from tests.builders import InProcess, messages_of, settings_of, until
 
 ANSWER_S = 1.0
@@ -34,14 +34,16 @@ async def answers_to(settings: Settings, request_id: str) -> int:
 
 @pytest.mark.timeout(120)
 async def test_an_answer_that_the_broker_did_not_take_is_sent_again(
-    redis_url: str, generation: str, tmp_path: Path, broker: KafkaServer
+    redis_url: str,
+    generation: str,
+    tmp_path: Path,
+    broker: KafkaServer,
+    broker_topics: TopicSet,
 ) -> None:
-    topics = TopicSet(prefix=generation, partitions=4)
-    await ensure_topics(broker.bootstrap, topics.all())
     settings = settings_of(
         broker.bootstrap,
         redis_url,
-        topics,
+        broker_topics,
         generation,
         tmp_path,
         agents=["updater", "scorer"],

@@ -19,7 +19,7 @@ from streams.codec import encode
 from streams.embedded.kafka import KafkaServer
 from streams.embedded.store import StoreServer
 from streams.events import Event
-from streams.topics import TopicSet, ensure_topics
+from streams.topics import TopicSet
 from tests.builders import (
     InProcess,
     all_folded,
@@ -241,12 +241,14 @@ async def test_a_second_worker_takes_half_mid_batch_and_gives_it_back(
 
 
 async def test_a_worker_without_its_broker_stops_in_order(
-    redis_url: str, generation: str, tmp_path: Path, broker: KafkaServer
+    redis_url: str,
+    generation: str,
+    tmp_path: Path,
+    broker: KafkaServer,
+    broker_topics: TopicSet,
 ) -> None:
-    topics = TopicSet(generation, 4)
-    await ensure_topics(broker.bootstrap, topics.all())
     settings = settings_of(
-        broker.bootstrap, redis_url, topics, generation, tmp_path, max_batch_events=100
+        broker.bootstrap, redis_url, broker_topics, generation, tmp_path, max_batch_events=100
     )
     await put_events(settings, stream_of(N_EVENTS, seed=7))
     async with InProcess(settings) as running, store_of(settings) as store:

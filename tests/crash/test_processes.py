@@ -16,7 +16,7 @@ from streams.codec import decode_recommendation
 from streams.embedded.kafka import KafkaServer
 from streams.events import Recommendation, RecommendRequest
 from streams.producer import Producer
-from streams.topics import TopicSet, admin_client, ensure_topics
+from streams.topics import TopicSet, admin_client
 from tests.builders import (
     WorkerProcess,
     click,
@@ -47,10 +47,13 @@ async def is_answered(settings: Settings) -> bool:
 
 @pytest.mark.timeout(300)
 async def test_lists_and_answers_go_on_after_the_broker_came_back(
-    redis_url: str, generation: str, tmp_path: Path, broker: KafkaServer
+    redis_url: str,
+    generation: str,
+    tmp_path: Path,
+    broker: KafkaServer,
+    broker_topics: TopicSet,
 ) -> None:
-    topics = TopicSet(prefix=generation, partitions=4)
-    await ensure_topics(broker.bootstrap, topics.all())
+    topics = broker_topics
     settings = settings_of(
         broker.bootstrap, redis_url, topics, generation, tmp_path, agents=["updater", "scorer"]
     )
