@@ -6,7 +6,9 @@ this raises, table and profiles are as they were left, so drop both and load the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -66,10 +68,14 @@ def fold_batch(
     interactions: Interactions,
     config: FoldConfig,
     watermark_ms: int,
+    pauses: Sequence[int] = (),
+    at_pause: Callable[[int], None] = lambda _: None,
 ) -> FoldReport:
     """Fold B interactions of one partition, in their order, in place. Releases the GIL.
 
     watermark_ms: the largest event time of the partition before this batch (0 at first).
+    pauses: rising numbers of events; `at_pause` is called with each just before that event is
+    folded. What it raises ends the fold there.
     Raises DivergedError (a vector is not finite any more: a bug, stop the partition) and
     ValueError (rows out of range, offsets that don't rise, a weight that is no number: nothing was
     folded).
@@ -81,34 +87,43 @@ def fold_batch(
     counters = np.zeros(4, np.int64)
     last_of_user = np.empty(n, np.int32)
     errors = np.full(len(batch.rating), np.nan, np.float32)
-    state, about, loss, n_users, watermark_ms = fold_events(
-        profiles.columns,
-        items.model,
-        items.journal,
-        batch,
-        interactions.partition,
-        constants_of(config, keep_vector=profiles.record_format < OWN_FORMAT),
-        watermark_ms,
-        profiles.last_event,
-        profiles.end_row,
-        len(items),
-        counters,
-        last_of_user,
-        errors,
-        items.scratch(config),
-    )
-    if state == BAD_INPUT:
-        raise ValueError("a row, kind or token is out of range, or the offsets don't rise")
-    if state == DIVERGED:
-        raise DivergedError(
-            f"partition {interactions.partition}, offset {interactions.offset[about]}: a vector is"
-            f" not finite after {counters[FOLDED]} events of the batch"
+    constants = constants_of(config, keep_vector=profiles.record_format < OWN_FORMAT)
+    loss, n_users = 0.0, 0
+    for first, end in pairwise([0, *(b for b in pauses if b), n]):
+        if first or 0 in pauses:
+            at_pause(first)
+        state, about, loss_of_part, n_users, watermark_ms = fold_events(
+            profiles.columns,
+            items.model,
+            items.journal,
+            batch,
+            first,
+            end,
+            interactions.partition,
+            constants,
+            watermark_ms,
+            profiles.last_event,
+            profiles.end_row,
+            len(items),
+            counters,
+            last_of_user,
+            n_users,
+            errors,
+            items.scratch(config),
         )
+        loss += loss_of_part
+        if state == BAD_INPUT:
+            raise ValueError("a row, kind or token is out of range, or the offsets don't rise")
+        if state == DIVERGED:
+            raise DivergedError(
+                f"partition {interactions.partition}, offset {interactions.offset[about]}: a vector"
+                f" is not finite after {counters[FOLDED]} events of the batch"
+            )
     last = last_of_user[:n_users]
     return FoldReport(
         n_folded=int(counters[FOLDED]),
         n_learned=int(counters[LEARNED]),
-        loss_sum=float(loss),
+        loss_sum=loss,
         n_clipped=int(counters[CLIPPED]) + n_weights,
         n_skipped=int(items.blend.state[N_SKIPPED]) - n_skipped_before,
         n_reset=int(counters[RESET]),

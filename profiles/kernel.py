@@ -281,28 +281,29 @@ def _check(batch: Batch, n_users: Integer, n_items: Integer, n_kinds: Integer) -
 
 @compiled
 def fold_events(
-    users: ProfileColumns, model: Model, journal: Learned, batch: Batch, partition: Integer,
-    c: Constants, watermark_ms: Integer, last_event: NDArray[np.int32], n_users: Integer,
-    n_items: Integer, counters: NDArray[np.int64], last_of_user: NDArray[np.int32],
+    users: ProfileColumns, model: Model, journal: Learned, batch: Batch, first: Integer,
+    end: Integer, partition: Integer, c: Constants, watermark_ms: Integer,
+    last_event: NDArray[np.int32], n_users: Integer, n_items: Integer,
+    counters: NDArray[np.int64], last_of_user: NDArray[np.int32], n_changed: Integer,
     errors: NDArray[np.float32], s: Scratch,
 ) -> tuple[Integer, Integer, Real, Integer, Integer]:  # fmt: skip
-    """Fold a batch in place.
+    """Fold events `first` to `end` of a batch in place; a batch's calls follow one another.
 
-    last_event: int32, at least `n_users` long, scratch. counters: int64 (4,), see FOLDED.
-    last_of_user: int32 (B,), filled with the number of each changed user's last event. errors:
-    float32 (B,) of not a number where the batch has ratings, filled where an event has one.
+    last_event: int32, at least `n_users` long, the batch's own between its calls. counters: int64
+    (4,), see FOLDED. last_of_user: int32 (B,), whose first `n_changed` are filled with the number
+    of each changed user's last event. errors: float32 (B,) of not a number where the batch has
+    ratings, filled where an event has one.
     Returns (state, number of the event it is about, loss, changed users, watermark).
     """
-    B = len(batch.user_row)
     K = users.vector.shape[1]
     items = model.items
     loss = 0.0
-    n_changed = 0
-    if not _check(batch, n_users, n_items, users.n_by_kind.shape[1]):
-        return BAD_INPUT, 0, loss, 0, watermark_ms
-    for b in range(B):
-        last_event[batch.user_row[b]] = b
-    for b in range(B):
+    if first == 0:
+        if not _check(batch, n_users, n_items, users.n_by_kind.shape[1]):
+            return BAD_INPUT, 0, loss, 0, watermark_ms
+        for b in range(len(batch.user_row)):
+            last_event[batch.user_row[b]] = b
+    for b in range(first, end):
         user = np.int64(batch.user_row[b])
         time_ms = batch.time_ms[b]
         watermark_ms = max(watermark_ms, time_ms)

@@ -211,12 +211,33 @@ def data_folder() -> Path:
 
 # Where the parts are there, a skip is a failure: FOLDSTREAM_NO_SKIP=1, set by .ci/run.
 
-_SKIPPED = pytest.StashKey[list[str]]()
+FORBIDDEN = "may not be skipped"
+
+
+class ForbiddenSkips:
+    """Fails the run for skips that it may not have, and names them. Where tests run in processes of
+    their own, their reports come to the first process, and there they count."""
+
+    def __init__(self) -> None:
+        self._skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and (FORBIDDEN, True) in report.user_properties:
+            self._skipped.append(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.exitstatus == pytest.ExitCode.OK and self._skipped:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for nodeid in self._skipped:
+            terminalreporter.write_line(f"SKIPPED WHERE IT MAY NOT BE: {nodeid}", red=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the forbidden skips of this run; let Ctrl-C end it."""
-    config.stash[_SKIPPED] = []
+    """Watch for forbidden skips; let Ctrl-C end the run."""
+    if os.environ.get("FOLDSTREAM_NO_SKIP") == "1":
+        config.pluginmanager.register(ForbiddenSkips())
     # With Python's own handler in place, asyncio would replace it while a test runs and only cancel
     # that test: the run would go on with the next one.
     signal.signal(signal.SIGINT, _interrupt)
@@ -237,29 +258,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note a skip of a browser test, and of a data test where the data sets are."""
+    """Mark a skip of a browser test, and of a data test where the data sets are."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         browser = item.get_closest_marker("browser")
         data = item.get_closest_marker("data") and _data_root().is_dir()
         if browser or data:
-            item.config.stash[_SKIPPED].append(item.nodeid)
+            report.user_properties.append((FORBIDDEN, True))
     return report
-
-
-def _forbidden_skips(config: pytest.Config) -> list[str]:
-    return config.stash[_SKIPPED] if os.environ.get("FOLDSTREAM_NO_SKIP") == "1" else []
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run for its forbidden skips."""
-    if session.exitstatus == pytest.ExitCode.OK and _forbidden_skips(session.config):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Name them."""
-    for nodeid in _forbidden_skips(config):
-        terminalreporter.write_line(f"SKIPPED WHERE IT MAY NOT BE: {nodeid}", red=True)

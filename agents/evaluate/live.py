@@ -1,4 +1,5 @@
-"""Compiled parts of live trials: which events are sampled, and item-kNN learned batch by batch."""
+"""Compiled parts of live trials: which events are sampled, item-kNN learned batch by batch, and the
+three ranks of a trial."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.evaluate.compiled import compiled
+from agents.evaluate.judge import judge
 from agents.evaluate.rivals.neighbours import learn_near
 from profiles.hashing import index_get
 from profiles.negatives import draw_below, event_seed
@@ -86,3 +88,52 @@ def learn_batch(
             )
     for b in range(B):
         before[user_row[b]] = -1
+
+
+@compiled
+def rank_three(
+    seen: NDArray[np.int32], rankable_at: NDArray[np.int32], n_positive: NDArray[np.int64],
+    ours: NDArray[np.float32], near: NDArray[np.float32], item: Any, current: Any,
+    ranks: NDArray[np.float64], top: NDArray[np.int32],
+) -> int:  # fmt: skip
+    """Rank an item by our scores, by popularity, and by item-kNN that falls back on popularity.
+
+    seen: rows of the items that somebody had; one that the catalogue has lost is in no list. ours,
+    near: float32 (I,). current: row of the item left out, or -1. ranks: filled, (3,), infinite for
+    a miss. top: filled with rows of our best, -1 where the list ends. Returns how many are ranked.
+    """
+    scores = np.empty((3, len(seen)), np.float32)
+    rows = np.empty(len(seen), np.int32)
+    n = 0
+    place = -1
+    current_place = -1
+    total = 0.0
+    for row in seen:
+        if rankable_at[row] >= 0:
+            rows[n] = row
+            scores[0, n] = ours[row]
+            scores[1, n] = n_positive[row]
+            scores[2, n] = near[row]
+            total += n_positive[row]
+            if row == item:
+                place = n
+            if row == current:
+                current_place = n
+            n += 1
+    ranks[:] = np.inf
+    top[:] = -1
+    if n == 0:
+        return 0
+    scores[2, :n] += scores[1, :n] * np.float32(1e-7 / max(1.0, total))
+    three = np.empty(3, np.float64)
+    best = np.empty(len(top), np.int32)
+    for model in range(3):
+        judge(
+            scores[model, :n], n, place if place >= 0 else n, current_place,
+            np.empty(0, np.int32), three, best,
+        )  # fmt: skip
+        ranks[model] = three[0]
+        if model == 0:
+            for a in range(len(top)):
+                top[a] = rows[best[a]] if best[a] >= 0 else -1
+    return n

@@ -25,17 +25,20 @@ def add(
 ) -> None:  # fmt: skip
     """Note that `other` came near `item`."""
     total[item] += np.float32(amount)
-    smallest = 0
-    for place in range(n[item]):
-        if neighbour[item, place] == other:
-            weight[item, place] += np.float32(amount)
-            return
-        if weight[item, place] < weight[item, smallest]:
-            smallest = place
-    place = smallest
+    found = -1
+    for place in range(n[item]):  # to the end: without a way out it is done eight at a time
+        found = place if neighbour[item, place] == other else found
+    if found >= 0:
+        weight[item, found] += np.float32(amount)
+        return
+    place = 0
     if n[item] < neighbour.shape[1]:
         place = n[item]
         n[item] += 1
+    else:
+        for smaller in range(1, n[item]):
+            if weight[item, smaller] < weight[item, place]:
+                place = smaller
     neighbour[item, place] = other
     weight[item, place] = np.float32(amount)
 
