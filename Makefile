@@ -28,7 +28,7 @@ demo: .venv/.installed
 	@.venv/bin/foldstream demo $(ARGS)
 
 test: .venv/.installed-dev
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.installed-dev
 	.venv/bin/ruff format --check

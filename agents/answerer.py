@@ -13,8 +13,8 @@ from collections.abc import AsyncIterable
 import msgspec
 import structlog
 
+from agents.list_json import Ranked
 from agents.metrics import Metrics
-from agents.ranking import Ranked
 from agents.ranking_thread import RankingThread
 from agents.scorer import ScorerConfig
 from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
@@ -128,7 +128,7 @@ class RequestAnswerer:
         ``profile_unreadable`` (no list).
         """
         error = None
-        ranked = Ranked(None, [])
+        ranked = Ranked(None)
         try:
             record, is_late = await self._record(request)
             error = "older_profile" if is_late else None

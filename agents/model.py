@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from mode import Service
 
+from agents import list_json
 from agents.exchange.covers import Covers
 from agents.metrics import Metrics
 from profiles.items import ItemTable
@@ -49,6 +50,7 @@ logger = structlog.get_logger(__name__)
 def _warm_up() -> None:
     warmup()
     event_columns.warmup()
+    list_json.warmup()
 
 
 def pause_after(took_s: float) -> float:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
+from agents.list_json import Quoted, Ranked, encode_text, texts_of, write_lists
 from agents.translate import query_tokens
 from profiles.base_terms import BaseTerms
 from profiles.candidates import Candidates
@@ -26,8 +25,6 @@ from profiles.serving import NO_ROW, Scorer, Users
 from profiles.table import ProfileTable
 from profiles.view import ItemView
 from streams.events import RankedItem
-
-encode_text = msgspec.json.Encoder().encode
 
 MOST_SCORE = 1e9
 """Below this there is no score; a candidate whose own is not finite comes last."""
@@ -44,30 +41,6 @@ class RankingRules:
     exclude_current: bool = True
     exclude_bought: bool = False
     n_reasons: int = 3
-
-
-class Ranked(NamedTuple):
-    """One user's list. profile_offset: of the newest event behind it, None without a profile.
-
-    entries: each a `RankedItem` as JSON, best first.
-    """
-
-    profile_offset: int | None
-    entries: list[str]
-
-    @property
-    def items(self) -> list[RankedItem]:
-        """The list for who looks at it here."""
-        return msgspec.json.decode(self._raw, type=list[RankedItem])
-
-    @property
-    def sendable(self) -> list[RankedItem]:
-        """The list for who only sends it on: msgspec writes it out as it is."""
-        return cast("list[RankedItem]", self._raw)
-
-    @property
-    def _raw(self) -> msgspec.Raw:
-        return msgspec.Raw(f"[{','.join(self.entries)}]".encode())
 
 
 class Ranking:
@@ -87,7 +60,8 @@ class Ranking:
         self._catalogue = catalogue
         self._kinds = kinds
         self._rules = rules
-        self._kind_names = [encode_text(kinds.name(code)).decode() for code in range(MAX_KINDS)]
+        self._kind_names = texts_of([encode_text(kinds.name(code)) for code in range(MAX_KINDS)])
+        self._quoted = Quoted()
         self._purchase = kinds["purchase"].code
         self._profiles = ProfileTable(view.shape)  # scratch: the users of one call
         self._scorer = Scorer(view.config)
@@ -125,7 +99,7 @@ class Ranking:
                 self._in_stock(),
                 self._candidates,
             )
-            return self._entries(users, ranked, scores)
+            return self._lists(users, ranked, scores)
 
     def rerank(
         self,
@@ -154,14 +128,14 @@ class Ranking:
             scores[~np.isfinite(scores)] = -MOST_SCORE
             order = np.argsort(-scores, kind="stable")
             ranked, scores = rows[known[order]], scores[order]
-            found = self._entries(users, ranked[None], scores[None])[0]
-        lowest = float(scores[-1]) if len(scores) else 0.0
+            found = self._lists(users, ranked[None], scores[None])[0]
+        lowest = round(float(scores[-1]), 5) if len(scores) else 0.0
         unknown = [item_id for item_id, row in zip(distinct, rows, strict=True) if row == NO_ROW]
         last = [
-            encode_text(RankedItem(item_id=item_id, rank=rank, score=round(lowest, 5))).decode()
-            for rank, item_id in enumerate(unknown, len(found.entries) + 1)
+            RankedItem(item_id=item_id, rank=rank, score=lowest)
+            for rank, item_id in enumerate(unknown, len(found) + 1)
         ]
-        return Ranked(found.profile_offset, (found.entries + last)[:n])
+        return found.followed_by(Ranked.of(None, last)).first(n)
 
     def _load(self, user_ids: Sequence[str], records: Sequence[bytes | None]) -> NDArray[np.int32]:
         self._profiles.clear()
@@ -182,51 +156,38 @@ class Ranking:
         no_session = np.zeros(len(rows), np.uint32)  # a request names none: the time decides
         return self._scorer.users(self._view.model, columns, rows, times, no_session)
 
-    def _entries(
+    def _lists(
         self,
         users: Users,
         ranked: NDArray[np.int32],
         scores: NDArray[np.float32],
     ) -> list[Ranked]:
-        """Lists as JSON, written out here: a list has 20 items with 60 reasons, and made of
-        structs it costs as much as ranking 3,000 items (a test decodes them again)."""
-        columns, quoted = self._profiles.columns, self._quoted
-        why = reasons(columns, users, self._view.model, ranked, self._rules.n_reasons)
-        why.history[~(why.shares >= LEAST_SHARE)] = -1  # what is no number explains nothing either
-        lists = []
-        for offset, past, times, kinds, rows, row_scores, places, shares in zip(
-            columns.last_offset[users.row].tolist(),
-            users.history.tolist(),
-            columns.history_ms[users.row].tolist(),
-            columns.history_kind[users.row].tolist(),
-            ranked.tolist(),
-            np.round(scores.astype(np.float64), 5).tolist(),
-            why.history.tolist(),
-            np.round(why.shares.astype(np.float64), 3).tolist(),
-            strict=True,
-        ):
-            reason = [
-                f'{{"item_id":{quoted(past[a])},"kind":{self._kind_names[kinds[a]]},'
-                f'"ts":{times[a]},"share":'
-                if past[a] != NO_ROW
-                else ""
-                for a in range(len(past))
-            ]
-            entries = [
-                f'{{"item_id":{quoted(row)},"rank":{number},"score":{score!r},"reasons":['
-                + ",".join([f"{reason[a]}{of!r}}}" for a, of in zip(at, share) if a >= 0])  # noqa: B905
-                + "]}"
-                for number, (row, score, at, share) in enumerate(
-                    zip(rows, row_scores, places, shares, strict=True), 1
-                )
-                if row != NO_ROW
-            ]
-            lists.append(Ranked(offset if offset != NO_OFFSET else None, entries))
-        return lists
-
-    def _quoted(self, row: int) -> str:
-        """An item's id as JSON."""
-        return encode_text(self._view.ids[row]).decode()
+        """Lists with their reasons. ranked, scores: (B, n)."""
+        columns, view = self._profiles.columns, self._view
+        why = reasons(columns, users, view.model, ranked, self._rules.n_reasons)
+        # What is no number explains nothing, and an item that is not known here has no name.
+        speaks = np.take_along_axis(users.history[:, None], why.history, axis=2) != NO_ROW
+        why.history[~((why.shares >= LEAST_SHARE) & speaks)] = -1
+        of_both, places = np.unique(
+            np.concatenate((ranked, users.history), axis=1), return_inverse=True
+        )
+        places = places.reshape(len(ranked), -1)
+        n = ranked.shape[1]
+        return write_lists(
+            [
+                offset if offset != NO_OFFSET else None
+                for offset in columns.last_offset[users.row].tolist()
+            ],
+            self._quoted.of(view.ids, view.n_restarts, of_both),
+            np.where(ranked == NO_ROW, -1, places[:, :n]),
+            scores,
+            places[:, n:],
+            columns.history_ms[users.row],
+            columns.history_kind[users.row],
+            self._kind_names,
+            why.history,
+            why.shares,
+        )
 
     def _left_out(self, users: Users) -> list[NDArray[np.int64]]:
         """For each user the rows that the rules leave out."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from agents.ranking import Ranked, Ranking
+from agents.list_json import Ranked
+from agents.ranking import Ranking
 
 AT_ONCE = 32
 """Requests ranked in one call: the last of them waits for the others."""
@@ -116,7 +117,4 @@ class RankingThread:
             n,
             [asked.asked_ms for asked in turn],
         )
-        return [
-            Ranked(ranked.profile_offset, ranked.entries[: asked.n])
-            for asked, ranked in zip(turn, lists, strict=True)
-        ]
+        return [ranked.first(asked.n) for asked, ranked in zip(turn, lists, strict=True)]

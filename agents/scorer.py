@@ -23,8 +23,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from mode import Service
 
 from agents.errors import AgentsError
+from agents.list_json import Ranked
 from agents.metrics import Metrics
-from agents.ranking import Ranked, Ranking
+from agents.ranking import Ranking
 from profiles.errors import RecordCorrupt, RecordTooNew, StoreAway
 from profiles.store import ProfileStore
 from streams.codec import decode_change, encode

@@ -39,7 +39,7 @@ PATIENCE_S = 5.0
 QUIET_S = 1.0
 """Without a list for this long, the worker is done with what was there before."""
 
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
 @dataclass(frozen=True, slots=True)

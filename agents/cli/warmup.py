@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
         A minute or two after an installation or an upgrade, about a second when it was done before.
         """
+        from agents import list_json
         from profiles.warmup import warmup
         from streams import event_columns
 
@@ -27,6 +28,7 @@ def register(app: typer.Typer) -> None:
             progress.add_task("compiling")
             warmup()
             event_columns.warmup()
+            list_json.warmup()
         took_s = round(time.monotonic() - began, 1)
         output.result({"took_s": took_s})
         output.say(f"compiled and kept, {took_s:.0f} s")

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agents.candidate_keeper import CandidateKeeper
-from agents.ranking import Ranked, Ranking, RankingRules
+from agents.list_json import Ranked
+from agents.ranking import Ranking, RankingRules
 from profiles.candidates import Candidates
 from profiles.interactions import Kinds
 from tests.agents.test_ranking import Stock, ids

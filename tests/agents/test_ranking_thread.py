@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from agents.ranking import Ranked, Ranking, RankingRules
+from agents.list_json import Ranked
+from agents.ranking import Ranking, RankingRules
 from agents.ranking_thread import AT_ONCE, RankingThread
 from profiles.errors import RecordCorrupt
 from profiles.interactions import Kinds
@@ -47,7 +48,7 @@ async def test_requests_that_come_together_get_the_lists_they_would_get_alone() 
     answers = await asyncio.gather(*[thread.rank(*one) for one in asked])
     for (user, record, n, asked_ms), answer in zip(asked, answers, strict=True):
         assert answer == alone.rank([user], [record], n, asked_ms)[0]
-        assert len(answer.entries) == n
+        assert len(answer) == n
     assert max(map(len, ranking.together)) == AT_ONCE
     assert threading.get_ident() not in ranking.threads
 
@@ -79,7 +80,7 @@ async def test_a_record_that_is_none_keeps_nobody_else_from_a_list() -> None:
     assert isinstance(before, Ranked)
     assert isinstance(after, Ranked)
     assert ids(before) == ids(after)
-    assert len((await thread.rank("d", record, 4, 10)).entries) == 4
+    assert len(await thread.rank("d", record, 4, 10)) == 4
 
 
 async def test_who_no_longer_waits_keeps_nobody_waiting() -> None:
@@ -90,7 +91,7 @@ async def test_who_no_longer_waits_keeps_nobody_waiting() -> None:
     waiting[1].cancel()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert isinstance(ended[1], asyncio.CancelledError)
-    assert all(len(ended[n].entries) == 3 for n in (0, 2, 3))  # type: ignore[union-attr]
+    assert all(len(ended[n]) == 3 for n in (0, 2, 3))  # type: ignore[union-attr]
 
 
 def test_a_reader_lets_changes_through_that_have_waited_long() -> None:
@@ -135,4 +136,4 @@ async def test_an_error_of_ours_reaches_who_asked(
         patch.setattr(ranking, "rank", wrong)
         with pytest.raises(RuntimeError, match="ours"):
             await thread.rank("u", None, 3, 10)
-    assert len((await thread.rank("u", None, 3, 10)).entries) == 3
+    assert len(await thread.rank("u", None, 3, 10)) == 3
