@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -112,13 +112,13 @@ class Texts(NamedTuple):
 
     text: Bytes
     at: NDArray[np.int64]  # (N + 1,) where each begins, and the end
+    longest: int
 
 
 def texts_of(texts: Sequence[bytes]) -> Texts:
     """Of some, in their order."""
-    at = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=at[1:])
-    return Texts(_bytes(b"".join(texts)), at)
+    at = np.array([0, *accumulate(map(len, texts))], np.int64)
+    return Texts(_bytes(b"".join(texts)), at, max(map(len, texts), default=0))
 
 
 class Quoted:
@@ -128,51 +128,55 @@ class Quoted:
         self._quoted: dict[int, bytes] = {}
         self._version = -1
 
-    def of(self, ids: Sequence[str], version: int, rows: NDArray[np.int64]) -> Texts:
-        """Of some rows, -1 for none. version: of the ids; a row of another one is another item."""
+    def of(self, ids: Sequence[str], version: int, rows: NDArray[np.integer[Any]]) -> Texts:
+        """Of some rows, in their order; -1 has no text. version: of the ids; a row of another one
+        is another item."""
         quoted = self._quoted
         if version != self._version or len(quoted) > MOST_QUOTED:
             quoted.clear()
+            quoted[-1] = b""
             self._version = version
-        found = []
-        for row in rows.tolist():
-            text = quoted.get(row)
-            if text is None:
-                text = quoted[row] = encode_text(ids[row]) if row >= 0 else b""
-            found.append(text)
-        return texts_of(found)
+        wanted = rows.ravel().tolist()
+        for row in wanted:
+            if row not in quoted:
+                quoted[row] = encode_text(ids[row])
+        return texts_of([quoted[row] for row in wanted])
+
+
+class Past(NamedTuple):
+    """H past events of B users each."""
+
+    ids: Texts  # B * H ids of items as JSON
+    time_ms: NDArray[np.int64]  # (B, H)
+    kind: NDArray[np.uint8]  # (B, H) number of its name
+    kinds: Texts  # names as JSON
 
 
 def write_lists(
     offsets: Sequence[int | None],
+    ranked: NDArray[np.int32],
     ids: Texts,
-    ranked: NDArray[np.int64],
     scores: NDArray[np.float32],
-    past: NDArray[np.int64],
-    past_ms: NDArray[np.int64],
-    past_kind: NDArray[np.uint8],
-    kinds: Texts,
+    past: Past,
     why: NDArray[np.int32],
     shares: NDArray[np.float32],
+    least_share: float,
 ) -> list[Ranked]:
-    """B lists of n items at most, with R reasons each at most, from H past events.
+    """B lists of n items at most, with R reasons each at most.
 
-    offsets: of each profile. ids, kinds: as JSON. ranked: (B, n) places in ids, -1 where a list
-    ends; scores: (B, n) of them. past, past_ms, past_kind: (B, H), items as places in ids, times in
-    ms, kinds as places in kinds. why: (B, n, R) places in H, -1 for none; shares: of the same.
+    offsets: of each profile. ranked: (B, n), -1 where a list ends; ids: B * n, as JSON; scores:
+    (B, n). why: (B, n, R) places among the past events, -1 for none; shares: of the same; below
+    `least_share`, or no number, they are left out.
     """
-    B, n = ranked.shape
-    longest, longest_kind = (int(np.diff(one.at).max(initial=0)) for one in (ids, kinds))
-    most = AN_ITEM + longest + why.shape[2] * (A_REASON + longest + longest_kind)
-    out = np.empty(B * n * most, np.uint8)
+    B, n, R = why.shape
+    a_reason = A_REASON + past.ids.longest + past.kinds.longest
+    out = np.empty(B * n * (AN_ITEM + ids.longest + R * a_reason), np.uint8)
     ends = np.empty((B, n), np.int64)
     starts = np.zeros(B + 1, np.int64)
-    _write(
-        ids, ranked, scores, past, past_ms, past_kind, kinds, why, shares, starts, ends, out
-    )  # fmt: skip
+    _write(ranked, ids, scores, past, why, shares, least_share, starts, ends, out)
     written = out[: starts[-1]].tobytes()
     return [
-        Ranked(offset, written[start:stop], tuple(end - start for end in of if end >= 0))
+        Ranked(offset, written[start:stop], tuple([end for end in of if end >= 0]))
         for offset, (start, stop), of in zip(
             offsets, pairwise(starts.tolist()), ends.tolist(), strict=True
         )
@@ -181,12 +185,11 @@ def write_lists(
 
 def warmup() -> None:
     """Compile it, or load it from the cache of an earlier run."""
-    one = np.zeros((1, 1), np.int64)
-    write_lists(
-        [None], texts_of([b'"a"']), one, np.zeros((1, 1), np.float32), one, one,
-        np.zeros((1, 1), np.uint8), texts_of([b'"click"']), np.zeros((1, 1, 1), np.int32),
-        np.zeros((1, 1, 1), np.float32),
-    )  # fmt: skip
+    text = texts_of([b'"a"'])
+    past = Past(text, np.zeros((1, 1), np.int64), np.zeros((1, 1), np.uint8), text)
+    share = np.zeros((1, 1), np.float32)
+    why = np.zeros((1, 1, 1), np.int32)
+    write_lists([None], np.zeros((1, 1), np.int32), text, share, past, why, share[None], 0.0)
 
 
 def _compiled(function: Function) -> Function:
@@ -255,46 +258,48 @@ def _put_real(out: Bytes, at: Integer, value: Real, decimals: Integer) -> Intege
 
 @_compiled
 def _write(
-    ids: Texts, ranked: NDArray[np.int64], scores: NDArray[np.float32], past: NDArray[np.int64],
-    past_ms: NDArray[np.int64], past_kind: NDArray[np.uint8], kinds: Texts, why: NDArray[np.int32],
-    shares: NDArray[np.float32], starts: NDArray[np.int64], ends: NDArray[np.int64], out: Bytes,
+    ranked: NDArray[np.int32], ids: Texts, scores: NDArray[np.float32], past: Past,
+    why: NDArray[np.int32], shares: NDArray[np.float32], least_share: Real,
+    starts: NDArray[np.int64], ends: NDArray[np.int64], out: Bytes,
 ) -> None:  # fmt: skip
+    """ends: (B, n) from each list's beginning, -1 where there is no item."""
+    B, n, R = why.shape
+    H = past.time_ms.shape[1]
     at = np.int64(0)
-    for b in range(len(ranked)):
-        for i in range(ranked.shape[1]):
-            ends[b, i] = -1
-        for i in range(ranked.shape[1]):
+    for b in range(B):
+        ends[b] = -1
+        for i in range(n):
             if ranked[b, i] < 0:
                 break
             if i > 0:
                 out[at] = 44  # ,
                 at += 1
             at = _put(out, at, ITEM)
-            at = _put_one(out, at, ids, ranked[b, i])
+            at = _put_one(out, at, ids, b * n + i)
             at = _put(out, at, RANK)
             at = _put_integer(out, at, np.int64(i + 1))
             at = _put(out, at, SCORE)
             at = _put_real(out, at, scores[b, i], SCORE_DECIMALS)
             at = _put(out, at, REASONS)
-            n = 0
-            for r in range(why.shape[2]):
-                a = why[b, i, r]
-                if a < 0:
+            n_written = 0
+            for r in range(R):
+                a = np.int64(why[b, i, r])
+                if a < 0 or not shares[b, i, r] >= least_share:
                     continue
-                if n > 0:
+                if n_written > 0:
                     out[at] = 44
                     at += 1
-                n += 1
+                n_written += 1
                 at = _put(out, at, ITEM)
-                at = _put_one(out, at, ids, past[b, a])
+                at = _put_one(out, at, past.ids, b * H + a)
                 at = _put(out, at, KIND)
-                at = _put_one(out, at, kinds, np.int64(past_kind[b, a]))
+                at = _put_one(out, at, past.kinds, np.int64(past.kind[b, a]))
                 at = _put(out, at, AT)
-                at = _put_integer(out, at, past_ms[b, a])
+                at = _put_integer(out, at, past.time_ms[b, a])
                 at = _put(out, at, SHARE)
                 at = _put_real(out, at, shares[b, i, r], SHARE_DECIMALS)
                 out[at] = 125  # }
                 at += 1
             at = _put(out, at, END)
-            ends[b, i] = at
+            ends[b, i] = at - starts[b]
         starts[b + 1] = at

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.catalogue import Catalogue
-from agents.list_json import Quoted, Ranked, encode_text, texts_of, write_lists
+from agents.list_json import Past, Quoted, Ranked, encode_text, texts_of, write_lists
 from agents.translate import query_tokens
 from profiles.base_terms import BaseTerms
 from profiles.candidates import Candidates
@@ -165,28 +165,24 @@ class Ranking:
         """Lists with their reasons. ranked, scores: (B, n)."""
         columns, view = self._profiles.columns, self._view
         why = reasons(columns, users, view.model, ranked, self._rules.n_reasons)
-        # What is no number explains nothing, and an item that is not known here has no name.
-        speaks = np.take_along_axis(users.history[:, None], why.history, axis=2) != NO_ROW
-        why.history[~((why.shares >= LEAST_SHARE) & speaks)] = -1
-        of_both, places = np.unique(
-            np.concatenate((ranked, users.history), axis=1), return_inverse=True
-        )
-        places = places.reshape(len(ranked), -1)
-        n = ranked.shape[1]
+        version = view.n_restarts
         return write_lists(
             [
                 offset if offset != NO_OFFSET else None
                 for offset in columns.last_offset[users.row].tolist()
             ],
-            self._quoted.of(view.ids, view.n_restarts, of_both),
-            np.where(ranked == NO_ROW, -1, places[:, :n]),
+            ranked,
+            self._quoted.of(view.ids, version, ranked),
             scores,
-            places[:, n:],
-            columns.history_ms[users.row],
-            columns.history_kind[users.row],
-            self._kind_names,
+            Past(
+                self._quoted.of(view.ids, version, users.history),
+                columns.history_ms[users.row],
+                columns.history_kind[users.row],
+                self._kind_names,
+            ),
             why.history,
             why.shares,
+            LEAST_SHARE,
         )
 
     def _left_out(self, users: Users) -> list[NDArray[np.int64]]:

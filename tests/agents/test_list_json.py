@@ -5,32 +5,37 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agents.list_json import MOST_SCORE, Quoted, Ranked, encode_text, texts_of, write_lists
+from agents.list_json import MOST_SCORE, Past, Quoted, Ranked, encode_text, texts_of, write_lists
 from streams.events import RankedItem
 
 KINDS = ["click", "a very long name of a kind"]
 
 
-def written(scores: list[float], ids: list[str], times: list[int], share: float) -> Ranked:
+def written(
+    scores: list[float], ids: list[str], times: list[int], share: float, least_share: float = 0.0
+) -> Ranked:
     """One list of all scores, each explained by every past event, the last one first."""
     n, H = len(scores), len(times)
-    places = np.arange(n, dtype=np.int64)[None] % len(ids)
-    past = np.arange(H, dtype=np.int64)[None] % len(ids)
+    quoted = [encode_text(one) for one in ids]
     why = np.broadcast_to(np.arange(H - 1, -1, -1, dtype=np.int32), (1, n, H)).copy()
     (ranked,) = write_lists(
         [7],
-        texts_of([encode_text(one) for one in ids]),
-        places,
+        np.arange(n, dtype=np.int32)[None],
+        texts_of([quoted[number % len(ids)] for number in range(n)]),
         np.array([scores], np.float32),
-        past,
-        np.array([times], np.int64),
-        (np.arange(H, dtype=np.uint8) % 2)[None],
-        texts_of([encode_text(one) for one in KINDS]),
+        Past(
+            texts_of([quoted[number % len(ids)] for number in range(H)]),
+            np.array([times], np.int64),
+            (np.arange(H, dtype=np.uint8) % 2)[None],
+            texts_of([encode_text(one) for one in KINDS]),
+        ),
         why,
         np.full((1, n, H), share, np.float32),
+        least_share,
     )
     return ranked
 
@@ -68,6 +73,14 @@ def test_a_number_has_no_noughts_at_its_end_but_the_first() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("share", [0.049, -1.0, math.nan, math.inf])
+def test_a_share_that_says_little_or_is_no_number_is_left_out(share: float) -> None:
+    (item,) = written([1.0], ["a"], [5], share, least_share=0.05).items
+    assert bool(item.reasons) == (share == math.inf)
+    (item,) = written([1.0], ["a"], [5], 0.05, least_share=float(np.float32(0.05))).items
+    assert [reason.share for reason in item.reasons] == [0.05]
+
+
 @given(
     sizes=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     n=st.one_of(st.none(), st.integers(0, 9)),
@@ -83,7 +96,7 @@ def test_lists_are_cut_and_joined_between_items(sizes: tuple[int, int], n: int |
 
 
 def test_ids_are_those_of_the_version_asked_for() -> None:
-    quoted, rows = Quoted(), np.array([-1, 1], np.int64)
+    quoted, rows = Quoted(), np.array([[-1, 1]], np.int32)
     for version, ids in enumerate((["a", "b"], ["c", 'd"'], ["c", "e"])):
         found = quoted.of(ids, version, rows)
         assert found.text.tobytes() == encode_text(ids[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from agents.list_json import _write, warmup
 from agents.metrics import Metrics
 from agents.ranking import Ranking, RankingRules
 from agents.translate import query_tokens
@@ -165,6 +166,17 @@ def test_rerank_keeps_candidates_once_and_puts_strangers_last() -> None:
     assert [item.rank for item in ranked.items] == [1, 2, 3, 4]
     assert ids(ranking(view).rerank("u", record, ["x", "i5", "i3"], n=1)) == ["i3"]
     assert ids(ranking(view).rerank("u", None, ["x", "y"])) == ["x", "y"]
+
+
+def test_whatever_is_ranked_is_written_by_one_compiled_function() -> None:
+    warmup()
+    view = a_view()
+    record = a_record(view, ("i7", "click"))
+    ranker = ranking(view)
+    ranker.rank(["u", "v"], [record, None], 3)
+    ranker.rerank("u", record, ["i5", "x", "i3"])
+    signatures = getattr(_write, "signatures", [()])  # none with NUMBA_DISABLE_JIT=1
+    assert len(signatures) == 1
 
 
 def test_rerank_goes_by_the_query_and_the_time_of_the_request() -> None:
