@@ -38,8 +38,8 @@ class FoldRanker:
         self._stream = stream
         self._items = ItemTable(self._config.shape, self._config, capacity=stream.n_items)
         self._items.intern(stream.item_ids)
-        self._items.describe(
-            {item_id: description_of(item) for item_id, item in stream.items.items()}
+        self._items.describe(  # by id, as a worker is told
+            {item_id: description_of(item) for item_id, item in sorted(stream.items.items())}
         )
         self._profiles = ProfileTable(self._config.shape, capacity=len(stream.user_ids))
         self._profiles.load(stream.user_ids, [None] * len(stream.user_ids))

@@ -25,7 +25,7 @@ from agents.evaluate.fold_ranker import FoldRanker
 from agents.evaluate.protocol import asked
 from agents.evaluate.run import OnProgress
 from agents.evaluate.stream import Stream
-from agents.evaluate.through_kafka import ranks_of, setting_of
+from agents.evaluate.through_kafka import ranks_of, send_catalogue, setting_of
 from agents.settings import load_settings
 from agents.store_access import settings_of
 from profiles.interactions import Kinds
@@ -105,6 +105,7 @@ async def _ranked(
 ) -> dict[int, Trial]:
     """Event -> its trial."""
     n = len(stream)
+    await send_catalogue(bed, stream, on_progress)
     async with AsyncExitStack() as stack:
         workers = [_worker(bed, config, kinds, number) for number in range(n_workers)]
         for number, worker in enumerate(workers):

@@ -2,6 +2,7 @@
 
 One partition, from offset 0, every event sampled: the worker's ranks must be those of `FoldRanker`,
 for both draw by (partition 0, offset) and neither the cut of batches nor the store changes a fold.
+The catalogue is sent first: a worker reads it to its end before it folds.
 """
 
 from __future__ import annotations
@@ -107,8 +108,24 @@ def ranks_of(ranks: Sequence[float]) -> NDArray[np.float64]:
     return np.array([_rank(rank) for rank in ranks], np.float64)
 
 
+async def send_catalogue(bed: Bed, stream: Stream, on_progress: OnProgress) -> None:
+    """What the catalogue says of the stream's items, acknowledged."""
+    producer = BulkProducer(bed.kafka, "foldstream-evaluate")
+    await producer.start()
+    try:
+        for number, (item_id, item) in enumerate(stream.items.items()):
+            await producer.put(bed.topics.items.name, item_id.encode(), encode(item))
+            if number % YIELD_EVERY == 0:
+                on_progress("sending the catalogue", number, len(stream.items))
+                await asyncio.sleep(0)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
 async def _send(bed: Bed, stream: Stream, on_progress: OnProgress) -> None:
     """Event b becomes offset b: one partition, in order."""
+    await send_catalogue(bed, stream, on_progress)
     producer = BulkProducer(bed.kafka, "foldstream-evaluate")
     await producer.start()
     try:

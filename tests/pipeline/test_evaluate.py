@@ -33,7 +33,7 @@ def small_shop(n: int) -> Stream:
         events[b] = own[number % 2](
             user_id=e.user_id, item_id=e.item_id, ts=e.ts, event_id=e.event_id
         )
-    return stream_of("shop", events, kinds=KINDS)
+    return stream_of("shop", events, shop.items(), kinds=KINDS)
 
 
 @pytest.mark.timeout(300)
