@@ -19,7 +19,7 @@ from agents.bench.bed import Bed
 from agents.bench.figures import Figure, figure
 from agents.bench.load import Load, fill
 from agents.bench.machine import cpu_seconds, this_machine
-from agents.bench.programs import checkpoint_count, finished, running, watch, worker
+from agents.bench.programs import STALL_S, checkpoint_count, finished, running, watch, worker
 from agents.bench.report import Report, Table
 from agents.bench.worker_runs import settings_of, until_ready
 from streams.embedded.guard import Guarded
@@ -28,6 +28,9 @@ from streams.embedded.ports import free_ports
 STAGES = ("until it answers", "starting", "waiting for the group", "taking over", "other")
 """Until the first answer: the interpreter, its imports, topics and store. Starting: catalogue,
 item table and kernels. What /readyz names first counts."""
+
+COMPILING_S = 900.0
+"""For a start with an empty compile cache: two minutes and a half on a slow machine."""
 
 IMPORTS = ("agents.app", "agents.worker")
 
@@ -105,7 +108,12 @@ def _started(
         command.insert(1, f"NUMBA_CACHE_DIR={cache}")
     clock = StageClock(time.monotonic())
     with running(f"{name}-{log}", command, bed.folder) as program:
-        until_ready(program, port, lambda causes: clock.note(causes, time.monotonic()))
+        until_ready(
+            program,
+            port,
+            lambda causes: clock.note(causes, time.monotonic()),
+            STALL_S if cache is None else COMPILING_S,
+        )
         took_s = clock.end(time.monotonic())
         yield program, took_s | {"processor": cpu_seconds(program.pid)}
 

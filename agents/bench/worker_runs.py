@@ -75,13 +75,16 @@ def settings_of(bed: Bed, name: str, settings: Mapping[str, object]) -> dict[str
 
 
 def until_ready(
-    program: Guarded, port: int, on_causes: Callable[[Sequence[str] | None], None] | None = None
+    program: Guarded,
+    port: int,
+    on_causes: Callable[[Sequence[str] | None], None] | None = None,
+    within_s: float = STALL_S,
 ) -> None:
     """Return when /readyz says yes. on_causes: told at each look what is missing; None: no answer.
 
-    Raises BenchFailed when the worker ends, or isn't ready within `STALL_S`.
+    Raises BenchFailed when the worker ends, or isn't ready in time.
     """
-    give_up = time.monotonic() + STALL_S
+    give_up = time.monotonic() + within_s
     while True:
         ready, causes = ask(port)
         if on_causes is not None:
@@ -92,7 +95,7 @@ def until_ready(
             raise BenchFailed(f"{program.name} ended at its start:\n{program.log_tail()}")
         if time.monotonic() > give_up:
             raise BenchFailed(
-                f"{program.name} was not ready within {STALL_S:.0f} s ({causes}):\n"
+                f"{program.name} was not ready within {within_s:.0f} s ({causes}):\n"
                 f"{program.log_tail()}"
             )
         time.sleep(LOOK_S)
