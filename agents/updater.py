@@ -42,7 +42,7 @@ from streams.errors import BrokerAway, OffsetGap, PartitionRevoked
 from streams.events import ProfileChange
 from streams.log_identity import LogIdentity, log_identity
 from streams.manual_reader import ManualReader
-from streams.pace import WorkPace
+from streams.pace import WorkPace, demand_s
 from streams.producer import Producer
 from streams.reader import LARGE_TURN
 
@@ -463,8 +463,8 @@ class ProfileUpdater(Service):
 
 
 def _times_s() -> tuple[float, float]:
-    """Seconds that have passed, and seconds that this thread has computed."""
-    return time.monotonic(), time.thread_time()
+    """Seconds that have passed, and those in which this thread had something to do."""
+    return time.monotonic(), demand_s()
 
 
 def wall_clock_ms() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 QUIET: Final = (1, 250)
@@ -21,7 +22,24 @@ BUSY: Final = (1 << 20, 20)
 
 LEAST_BUSY: Final = 0.7
 MOST_BUSY: Final = 0.85
-"""Share of the time that a thread may compute: beyond, what comes finds it busy too often."""
+"""Share of the time that a thread may have something to do: beyond, what comes finds it busy too
+often."""
+
+SCHEDULED: Final = Path("/proc/thread-self/schedstat")
+"""Of Linux: nanoseconds that the thread computed, that it waited for a processor, and its turns."""
+
+
+def demand_s(scheduled: Path = SCHEDULED) -> float:
+    """Seconds that this thread has computed, or could have if it had had a processor.
+
+    Where processors are short, computing alone looks like idling. Without Linux' file it is all
+    that is known.
+    """
+    try:
+        waited_s = int(scheduled.read_bytes().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        waited_s = 0.0
+    return time.thread_time() + waited_s
 
 
 class Pace:
@@ -93,7 +111,8 @@ class WorkPace(Pace):
         return self._rate_per_s
 
     def follow(self, busy: float) -> None:
-        """Call about once a second. busy: share of the time that the thread computed."""
+        """Call about once a second. busy: share of the time in which the thread had something to do
+        (`demand_s`)."""
         self.rest()
         if busy > MOST_BUSY:
             self._rate_per_s = max(self._least, self._rate_per_s * 0.8)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
 from streams.events import Click
 from streams.manual_reader import ManualReader
-from streams.pace import BUSY, QUIET, FetchPace, Pace, WorkPace
+from streams.pace import BUSY, QUIET, SCHEDULED, FetchPace, Pace, WorkPace, demand_s
 from streams.producer import Producer
 from streams.topics import TopicSet
 
@@ -120,3 +127,43 @@ def test_more_turns_are_shorter_pauses() -> None:
         pace.follow(busy=0.0)
     assert pace.rate_per_s == 400
     assert pace.pause_s() == 12 / 400
+
+
+def test_waiting_for_a_processor_is_work_to_do(tmp_path: Path) -> None:
+    scheduled = tmp_path / "schedstat"
+    scheduled.write_text("5000000000 2000000000 17\n")
+    before_s = time.thread_time()
+    assert before_s + 2 <= demand_s(scheduled) <= time.thread_time() + 2
+    for text in ("", "1", "a b c"):
+        scheduled.write_text(text)
+        assert demand_s(scheduled) <= time.thread_time()
+    assert demand_s(tmp_path / "not there") <= time.thread_time()
+
+
+@pytest.mark.skipif(not SCHEDULED.exists(), reason="the kernel tells no waiting times")
+def test_a_thread_that_shares_a_processor_is_as_busy_as_it_would_be_alone() -> None:
+    """Two programs that never pause, on one processor: each computes for half of the time."""
+    program = (
+        "import os, time; from streams.pace import demand_s\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "input(); began, demand, cpu = time.monotonic(), demand_s(), time.thread_time()\n"
+        "while time.monotonic() - began < 1: pass\n"
+        "passed = time.monotonic() - began\n"
+        "print((demand_s() - demand) / passed, (time.thread_time() - cpu) / passed)\n"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for one in both:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    for one in both:
+        demanded, computed = map(float, one.communicate(timeout=60)[0].split())
+        assert computed + 0.2 < demanded < 1.1
