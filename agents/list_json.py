@@ -48,6 +48,9 @@ AT = _bytes(b',"ts":')
 SHARE = _bytes(b',"share":')
 END = _bytes(b"]}")
 
+LEAST_INTEGER: Final = -(2**63) + 1
+"""One below it has no counterpart above nought."""
+
 MOST_NUMBER: Final = 24
 """Bytes of one: a sign, 19 digits, a point, room."""
 
@@ -166,7 +169,7 @@ def write_lists(
 
     offsets: of each profile. ranked: (B, n), -1 where a list ends; ids: B * n, as JSON; scores:
     (B, n). why: (B, n, R) places among the past events, -1 for none; shares: of the same; below
-    `least_share`, or no number, they are left out.
+    `least_share`, or no number, or of a kind without a name, they are left out.
     """
     B, n, R = why.shape
     a_reason = A_REASON + past.ids.longest + past.kinds.longest
@@ -216,8 +219,9 @@ def _put_one(out: Bytes, at: Integer, texts: Texts, number: Integer) -> Integer:
 
 @_compiled
 def _put_integer(out: Bytes, at: Integer, value: Integer) -> Integer:
-    """Its decimal digits, with a sign where it is negative."""
+    """Its decimal digits, with a sign where it is negative; the least is written as the next."""
     if value < 0:
+        value = max(value, LEAST_INTEGER)
         out[at] = 45  # -
         at += 1
         value = -value
@@ -265,6 +269,7 @@ def _write(
     """ends: (B, n) from each list's beginning, -1 where there is no item."""
     B, n, R = why.shape
     H = past.time_ms.shape[1]
+    n_kinds = len(past.kinds.at) - 1  # nothing here is looked up beyond its end
     at = np.int64(0)
     for b in range(B):
         ends[b] = -1
@@ -284,7 +289,7 @@ def _write(
             n_written = 0
             for r in range(R):
                 a = np.int64(why[b, i, r])
-                if a < 0 or not shares[b, i, r] >= least_share:
+                if a < 0 or not shares[b, i, r] >= least_share or past.kind[b, a] >= n_kinds:
                     continue
                 if n_written > 0:
                     out[at] = 44

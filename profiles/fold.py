@@ -75,7 +75,7 @@ def fold_batch(
 
     watermark_ms: the largest event time of the partition before this batch (0 at first).
     pauses: rising numbers of events; `at_pause` is called with each just before that event is
-    folded. What it raises ends the fold there.
+    folded. It may add no users. What it raises ends the fold there.
     Raises DivergedError (a vector is not finite any more: a bug, stop the partition) and
     ValueError (rows out of range, offsets that don't rise, a weight that is no number: nothing was
     folded).

@@ -161,6 +161,8 @@ def unpack_row(
         return OTHER_SHAPE
     weights = columns.history_weight.view(np.uint32)
     for a in range(n_history):
+        if data[at + 20] >= columns.n_by_kind.shape[1]:
+            return CORRUPT
         columns.history_hash[row, a] = take8(data, at)
         columns.history_ms[row, a] = np.int64(take8(data, at + 8))
         weights[row, a] = np.uint32(take(data, at + 16, 4))

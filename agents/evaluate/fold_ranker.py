@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.describe import description_of
+from agents.describer import PORTION
 from agents.evaluate.stream import Stream
 from agents.translate import Translator
 from profiles.fold import fold_batch
@@ -38,9 +39,14 @@ class FoldRanker:
         self._stream = stream
         self._items = ItemTable(self._config.shape, self._config, capacity=stream.n_items)
         self._items.intern(stream.item_ids)
-        self._items.describe(  # by id, as a worker is told
-            {item_id: description_of(item) for item_id, item in sorted(stream.items.items())}
-        )
+        entries = sorted(stream.items.items())
+        for first in range(0, len(entries), PORTION):  # as a worker is told
+            self._items.describe(
+                {
+                    item_id: description_of(item)
+                    for item_id, item in entries[first : first + PORTION]
+                }
+            )
         self._profiles = ProfileTable(self._config.shape, capacity=len(stream.user_ids))
         self._profiles.load(stream.user_ids, [None] * len(stream.user_ids))
         self._scorer = TrialScorer(self._config)

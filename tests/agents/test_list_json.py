@@ -43,7 +43,7 @@ def written(
 @given(
     scores=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5),
     ids=st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=3),
-    times=st.lists(st.integers(-(2**62), 2**62), max_size=3),
+    times=st.lists(st.integers(-(2**63) + 1, 2**63 - 1), max_size=3),
     share=st.floats(0, 1, width=32),
 )
 @example(scores=[-0.0, 1e-5, -1e-6, 0.1, 12.5, -3.00001], ids=['"\\\n'], times=[0, -1], share=1.0)
@@ -79,6 +79,24 @@ def test_a_share_that_says_little_or_is_no_number_is_left_out(share: float) -> N
     assert bool(item.reasons) == (share == math.inf)
     (item,) = written([1.0], ["a"], [5], 0.05, least_share=float(np.float32(0.05))).items
     assert [reason.share for reason in item.reasons] == [0.05]
+
+
+def test_a_kind_without_a_name_is_left_out_and_nothing_is_read_beyond_the_end() -> None:
+    share = np.ones((1, 1), np.float32)
+    kinds = texts_of([encode_text(one) for one in KINDS])
+    text = texts_of([b'"a"'])
+    for code in (2, 200, 255):
+        past = Past(text, np.zeros((1, 1), np.int64), np.full((1, 1), code, np.uint8), kinds)
+        (ranked,) = write_lists(
+            [1], np.zeros((1, 1), np.int32), text, share, past, np.zeros((1, 1, 1), np.int32),
+            share[None], 0.0,
+        )  # fmt: skip
+        assert ranked.items == [RankedItem(item_id="a", rank=1, score=1.0)]
+
+
+def test_the_least_time_is_written_as_the_next() -> None:
+    (item,) = written([1.0], ["a"], [-(2**63)], 1.0).items
+    assert item.reasons[0].ts == -(2**63) + 1
 
 
 @given(

@@ -327,3 +327,65 @@ def test_an_item_whose_squares_several_have_faded_below_zero_goes_on_learning() 
     columns = shop.items.columns
     assert (columns.sums[:2] > 0).all()
     assert np.isfinite(columns.vectors[:2]).all()
+
+
+def mixed_stream(n: int, seed: int) -> list[OneInteraction]:
+    """Searches, looks, ratings, returns and bad reviews of few users, with long silences."""
+    random = np.random.default_rng(seed)
+    stream = []
+    time_ms = 10**9
+    for offset in range(n):
+        time_ms += int(random.choice([1_000, 10**7], p=[0.95, 0.05]))
+        user, item = f"u{random.integers(4)}", f"i{random.integers(9)}"
+        one = OneInteraction(user, item, offset, time_ms)
+        what = random.random()
+        if what < 0.1:
+            one = replace(one, item_id=None, positive=False, tokens=(int(random.integers(1, 5)),))
+        elif what < 0.2:
+            kind = RETURN if what < 0.15 else BAD_REVIEW
+            one = replace(one, kind=kind, positive=False)
+        elif what < 0.4:
+            one = replace(one, rating=float(random.integers(1, 6)), tokens=(3,))
+        stream.append(one)
+    return stream
+
+
+@pytest.mark.parametrize(("record_format", "own_items"), [(1, 0), (3, 4)])
+def test_a_fold_that_pauses_is_the_same_fold(record_format: int, own_items: int) -> None:
+    shape = replace(SHAPE, own_items=own_items)
+    config = FoldConfig(shape=shape, retention_ms=5_000_000)
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        stream = mixed_stream(120, seed)
+        found = []
+        pauses: list[list[int]] = [
+            sorted(random.choice(40, 1 + 3 * seed, replace=False).tolist()) for _ in range(3)
+        ]
+        for paused in (False, True):
+            profiles = ProfileTable(shape, record_format=record_format)
+            profiles.load([f"u{u}" for u in range(4)], [None] * 4)
+            items = ItemTable(shape, config)
+            watermark_ms, told = 0, []
+            for part in range(3):
+                batch = columns_of(stream[40 * part : 40 * part + 40], 0, profiles, items)
+                met: list[int] = []
+                at = pauses[part] if paused else []
+                report = fold_batch(profiles, items, batch, config, watermark_ms, at, met.append)
+                assert met == at
+                watermark_ms = report.watermark_ms
+                told.append(report)
+            nothing = columns_of([], 0, profiles, items)
+            assert fold_batch(profiles, items, nothing, config, watermark_ms).n_folded == 0
+            records = profiles.pack(profiles.rows([f"u{u}" for u in range(4)]))
+            found.append((told, records, items.columns.vectors.copy()))
+        (once, records, vectors), (in_parts, same_records, same_vectors) = found
+        assert records == same_records
+        assert np.array_equal(vectors, same_vectors)
+        assert sum(report.n_reset for report in once) > 0
+        for one, other in zip(once, in_parts, strict=True):
+            assert len(one.rating_errors) > 0
+            for name in FoldReport.__slots__:
+                if name == "loss_sum":  # added up in another order
+                    assert one.loss_sum == pytest.approx(other.loss_sum)
+                else:
+                    assert np.array_equal(getattr(one, name), getattr(other, name)), name

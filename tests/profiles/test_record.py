@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiles.errors import RecordCorrupt, RecordTooNew
+from profiles.hashing import item_hash
+from profiles.interactions import MAX_KINDS
 from profiles.profile import HistoryEntry, OwnEntry, Profile
 from profiles.record import decode_profile, encode_profile, facts_of
 from profiles.record_batch import most_record_bytes
@@ -284,10 +286,22 @@ def test_a_damaged_record_is_decoded_or_refused_by_name(
         facts_of(bytes(damaged))
     with suppress(RecordCorrupt, RecordTooNew):
         decoded = decode_profile(bytes(damaged), SHAPE)
+        assert all(entry.kind < MAX_KINDS for entry in decoded.history)
         if damaged[0] >= 2:
             assert np.isfinite(zeros_for_none(decoded.vector)).all()
             assert np.isfinite(zeros_for_none(decoded.long_term)).all()
             assert np.isfinite(decoded.long_term_sum)
+
+
+@pytest.mark.parametrize("code", [MAX_KINDS, 200, 255])
+def test_a_kind_that_can_not_be_is_refused_in_the_first_format(code: int) -> None:
+    profile = Profile(last_offset=1, history=[HistoryEntry(item_hash("i"), 5, 1.0, 3)])
+    record = bytearray(encode_profile(profile, BEFORE, 1))
+    at = record.index(item_hash("i").to_bytes(8, "little")) + 20
+    assert record[at] == 3
+    record[at] = code
+    with pytest.raises(RecordCorrupt, match="'u42'"):
+        decode_profile(bytes(record), BEFORE, "u42")
 
 
 def test_a_newer_format_asks_for_an_upgrade() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from profiles import base_terms
 from profiles.base_terms import BaseTerms
 from profiles.blend import N_PARTS
 from profiles.embedding import fill_context
@@ -291,6 +292,16 @@ def test_what_is_said_of_items_alone_is_made_anew_of_all_rows_at_once() -> None:
     assert view.base is not before
     fresh = BaseTerms(items.model, len(items), CONFIG).of([(0, 1, 5, 8)])[0][0]
     np.testing.assert_allclose(view.base.of([(0, 1, 5, 8)])[0][0], fresh, rtol=1e-5, atol=1e-6)
+
+
+def test_terms_of_items_hang_on_no_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, items, _ = a_shop(1)
+    whole = BaseTerms(items.model, len(items), CONFIG).terms
+    monkeypatch.setattr(base_terms, "ROWS_AT_ONCE", 4)
+    assert np.array_equal(BaseTerms(items.model, len(items), CONFIG).terms, whole)
+    assert np.array_equal(BaseTerms(items.model, 6, CONFIG).terms, whole[:, :6])
+    some = np.array([len(items) - 1, 3, 5, 0, 2, 1], np.int32)
+    assert np.array_equal(BaseTerms(items.model, some, CONFIG).terms, whole[:, some])
 
 
 def test_the_weights_of_a_context_are_whole_for_every_thread(

@@ -146,7 +146,8 @@ def test_a_thread_that_shares_a_processor_is_as_busy_as_it_would_be_alone() -> N
     program = (
         "import os, time; from streams.pace import demand_s\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "input(); began, demand, cpu = time.monotonic(), demand_s(), time.thread_time()\n"
+        "print('ready', flush=True); input()\n"
+        "began, demand, cpu = time.monotonic(), demand_s(), time.thread_time()\n"
         "while time.monotonic() - began < 1: pass\n"
         "passed = time.monotonic() - began\n"
         "print((demand_s() - demand) / passed, (time.thread_time() - cpu) / passed)\n"
@@ -160,6 +161,9 @@ def test_a_thread_that_shares_a_processor_is_as_busy_as_it_would_be_alone() -> N
         )
         for _ in range(2)
     ]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
     for one in both:
         assert one.stdin is not None
         one.stdin.write("\n")

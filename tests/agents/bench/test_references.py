@@ -52,8 +52,21 @@ def test_a_worker_of_ours_is_measured_by_its_checkpoints(kafka: str, redis_url: 
             {"foldstream_full": [6.0], "limit_kernel_small": [1.0], "limit_store": [9.0]},
             ["foldstream_full / tightest limit (limit_store)"],
         ),
+        (
+            {
+                "foldstream_scored": [4.0],
+                "foldstream_small": [6.0],
+                "limit_kernel_small": [7.0],
+                "limit_store": [9.0],
+            },
+            [
+                "foldstream_small / tightest limit (limit_kernel_small)",
+                "foldstream_scored / foldstream_small",
+                "foldstream_scored / tightest limit (limit_store)",
+            ],
+        ),
     ],
-    ids=["none of ours", "one reference", "not the other kernel's limit"],
+    ids=["none of ours", "one reference", "not the other kernel's limit", "ours beside ours"],
 )
 def test_ratios_are_made_of_what_was_run(rates: dict[str, list[float]], names: list[str]):
     assert list(ratios(rates)) == names
