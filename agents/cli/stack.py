@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,7 +71,7 @@ def up(
         key: getattr(loaded.settings, key) if _is_given(loaded.sources[key]) else None
         for key in ("kafka", "redis")
     }
-    stopping = _stop_on_signals()
+    _stop_on_signals()
     started = time.monotonic()
     with output.progress(counted=False) as progress:
         task = progress.add_task("starting")
@@ -97,7 +96,8 @@ def up(
             output.line(stack.info)
         output.say(f"ready in {time.monotonic() - started:.1f} s; Ctrl-C or `foldstream down` ends")
         output.show(_table(stack.info))
-        while not stopping.wait(WATCH_S):
+        while True:
+            time.sleep(WATCH_S)
             if dead := stack.dead_server():
                 raise EmbeddedError(f"{dead}; the rest was stopped")
     except KeyboardInterrupt:
@@ -161,20 +161,23 @@ def _is_given(source: str) -> bool:
     return source != "default" and not source.endswith("stack.json")
 
 
-def _stop_on_signals() -> threading.Event:
-    """`down` sends SIGTERM, a closed terminal SIGHUP: both end us in order."""
-    stopping = threading.Event()
+def _stop_on_signals() -> None:
+    """`down` sends SIGTERM, a closed terminal SIGHUP: both end us in order, as Ctrl-C does.
+
+    No lock may be taken by a handler: what it interrupts may hold that very lock, as a wait for a
+    `threading.Event` does, and would never go on.
+    """
+    asked: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        # Also as an exception, so that it ends a start that is under way; once, for the stop
-        # that follows must not be broken off.
-        if not stopping.is_set():
-            stopping.set()
+        # As an exception, so that it ends a start that is under way, too; once, for the stop that
+        # follows must not be broken off.
+        asked.append(number)
+        if len(asked) == 1:
             raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-    return stopping
 
 
 def _wait_until_free(folder: Path, info: StackInfo | None) -> None:
